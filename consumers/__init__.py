@@ -1,0 +1,1 @@
+"""What reads the log: bars, features, labels, scorer, policy, trainer."""

@@ -1,0 +1,1 @@
+"""Models as build artifacts: versions, aliases, releases, the forest format and its kernel, reload."""

@@ -1,0 +1,1 @@
+"""What operators run: the `red10` command, the embedded Redis, the demo, alerts."""

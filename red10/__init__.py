@@ -1,0 +1,1 @@
+"""Red10: streaming machine learning on Redis. The public names."""

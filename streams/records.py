@@ -1,0 +1,222 @@
+"""The records on the wire, as pydantic models: ticks, bars, predictions, signals, requests, results, dead letters.
+
+Each is one stream entry of flat text fields: numbers as text, flags as 0/1, vectors as JSON, what is unknown is left
+out. `docs/protocol.md` documents every field; a test holds real entries against that page. Times are epoch
+nanoseconds, UTC. The hot path writes the same fields without these models (`consumers.outputs`); a test holds both
+together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from streams.errors import BadName, BadRecord
+from streams.ids import Source
+from streams.series import Series, check_symbol
+
+
+def _from_json(value: object) -> object:
+    return orjson.loads(value) if isinstance(value, str | bytes) else value
+
+
+#: A vector of numbers on the wire: a JSON array; `null` is "not known".
+Vector = Annotated[tuple[float | None, ...], BeforeValidator(_from_json)]
+Flags = Annotated[tuple[bool, ...], BeforeValidator(_from_json)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_from_json)]
+
+
+def number_text(value: float) -> str:
+    """A number as the wire has it: the shortest text that reads back as the same double."""
+    return repr(float(value))
+
+
+class Record(BaseModel):
+    """Base of the records: frozen, and able to read and write stream fields."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    #: What the record is called in messages.
+    what: ClassVar[str] = "record"
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes] | Mapping[str, str]) -> Self:
+        """Read stream fields; unknown fields are passed over, so that newer writers can be read.
+
+        Raises:
+            BadRecord: a field is missing or malformed (reason `malformed`).
+        """
+        try:
+            text = {_text(name): _text(value) for name, value in fields.items()}
+            return cls.model_validate(text)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = ".".join(str(part) for part in problem["loc"])
+            raise BadRecord("malformed", f"{cls.what}: field {name}: {problem['msg']}") from None
+        except (UnicodeDecodeError, orjson.JSONDecodeError) as error:
+            raise BadRecord("malformed", f"{cls.what}: {error}") from None
+
+    def to_fields(self) -> dict[str, str]:
+        """Write stream fields, in the order of declaration."""
+        return {name: _wire(value) for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _wire(value: Any) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, float):
+        return number_text(value)
+    if isinstance(value, tuple | list | dict) and not isinstance(value, Source):
+        return orjson.dumps(
+            [int(v) if isinstance(v, bool) else v for v in value] if not isinstance(value, dict) else value
+        ).decode()
+    return str(value)
+
+
+class Tick(Record):
+    """One trade or quote of a symbol."""
+
+    what: ClassVar[str] = "tick"
+
+    symbol: str
+    price: float = Field(gt=0)
+    size: float = Field(0.0, ge=0)
+    ts: int = Field(ge=0, lt=2**63, description="event time, epoch ns")
+    bid: float | None = Field(None, gt=0)
+    ask: float | None = Field(None, gt=0)
+    id: str | None = Field(None, max_length=128, description="the venue's own id of the trade")
+
+    @field_validator("symbol")
+    @classmethod
+    def _check_symbol(cls, value: str) -> str:
+        try:
+            return check_symbol(value)
+        except BadName as error:
+            raise ValueError(str(error)) from None
+
+
+class Bar(Record):
+    """A closed bar of one series; immutable."""
+
+    what: ClassVar[str] = "bar"
+
+    series: str
+    bar: int = Field(description="number of the bar in its series, from 0")
+    start: int = Field(description="first ns of the bar's interval")
+    end: int = Field(description="first ns after the bar's interval")
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    ticks: int = Field(description="ticks in the bar")
+    first: str = Field(description="source of the first tick, in order of arrival")
+    last: str = Field(description="source of the last tick, in order of arrival")
+    src: str = Field(description="source of the entry that closed the bar")
+    release: str | None = Field(None, description="release that was in force at the close")
+    values: Vector | None = Field(None, description="the prediction vector made at the close")
+
+
+class Prediction(Record):
+    """What the models of one series said at one bar close, all targets."""
+
+    what: ClassVar[str] = "prediction"
+
+    series: str
+    bar: int
+    ts: int = Field(description="end of the bar, ns")
+    close: float = Field(description="the bar's close, from which levels are reckoned")
+    targets: Names = Field(description="names of the targets, in the order of the vectors")
+    values: Vector = Field(description="predicted labels: log ratios")
+    levels: Vector = Field(description="the same as prices or volumes")
+    versions: Names = Field(description="digest of the version behind each value, 12 hex digits")
+    in_sample: Flags = Field(description="1 where the version was trained on this bar or a later one")
+    release: str
+    src: str
+
+
+class Signal(Record):
+    """A change of a series' target position."""
+
+    what: ClassVar[str] = "signal"
+
+    series: str
+    ts: int = Field(description="event time: end of the bar that decided, ns")
+    bar: int
+    side: str = Field(description="buy when the position rises, sell when it falls")
+    position: int = Field(ge=-1, le=1, description="target position from the next bar's open on")
+    strength: float = Field(description="|expected_return| over cost")
+    expected_return: float = Field(description="predicted log return over the horizon")
+    cost: float = Field(description="cost of the change of position, as a log return")
+    horizon: int = Field(description="bars")
+    price: float = Field(description="close at decision; the fill is the next bar's open plus cost")
+    valid_until: int = Field(description="ns; after it the forecast behind the signal has run out")
+    release: str
+    version: str = Field(description="digest of the version behind the expected return, 12 hex digits")
+    model_age: int = Field(description="ns from the version's trained_through to ts")
+    proven: bool = Field(description="0 while the series' version is on probation")
+    in_range: bool = Field(description="1 if every input lay inside the version's training range")
+    src: str
+
+
+class TrainingRequest(Record):
+    """Asks for the models of one series to be fitted."""
+
+    what: ClassVar[str] = "training request"
+
+    kind: str = Field("train", pattern="^train$")
+    series: str
+    targets: Names | None = Field(None, description="some of the pipeline's targets; left out: all")
+    as_of: int | None = Field(None, description="use bars that end at or before this, ns; left out: all bars")
+    id: str | None = Field(None, max_length=128, description="the requester's own id, returned with the result")
+
+    @field_validator("series")
+    @classmethod
+    def _check_series(cls, value: str) -> str:
+        try:
+            return str(Series.parse(value))
+        except BadName as error:
+            raise ValueError(str(error)) from None
+
+
+class TrainingResult(Record):
+    """What became of a training request."""
+
+    what: ClassVar[str] = "training result"
+
+    request: str = Field(description="entry id of the request")
+    id: str | None = None
+    series: str
+    status: str = Field(pattern="^(done|refused|failed)$")
+    reason: str = Field("", description="why it was refused or failed, and what to do")
+    bars: int | None = Field(None, description="bars found")
+    versions: Names = Field((), description="digests of the versions made")
+    release: str | None = Field(None, description="release that has them as champions")
+    trained_through: int | None = Field(None, description="end of the last bar that was used, ns")
+    seconds: float = Field(0.0, ge=0)
+
+
+class DeadLetter(Record):
+    """An input that could not be used: why, and its raw fields."""
+
+    what: ClassVar[str] = "dead letter"
+
+    reason: str = Field(description="one short word, as in the metric's label")
+    detail: str
+    src: str
+    fields: Annotated[dict[str, str], BeforeValidator(_from_json)] = Field(
+        description="the raw fields; bytes that are no UTF-8 escaped"
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """`None` for what is not a finite number: the wire has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
