@@ -110,11 +110,12 @@ class Verdict(enum.Enum):
 def error_code(error: BaseException) -> str:
     """The code of a Redis error (`OOM`, `NOSCRIPT`, `WRONGTYPE`, …), or the name of its class.
 
-    redis-py strips some codes into classes; a 6.2 script error carries the inner code in its text, as `-OOM …`.
+    redis-py strips some codes into classes, and in a pipeline puts the command before the text; a 6.2 script error
+    carries the inner code in its text, as `-OOM …`.
     """
     if isinstance(error, BusyLoadingError):
         return "LOADING"
-    text = str(error)
+    text = str(error).rpartition("of pipeline caused error: ")[2].lstrip("('\"")
     for code in (*TRANSIENT, "NOSCRIPT", "NOGROUP", "WRONGTYPE", "BUSYGROUP"):
         if text.startswith(code) or f"-{code} " in text:
             return code

@@ -22,8 +22,9 @@ a Redis Cluster can spread partitions:
 Models role. All keys of a tenant carry the hash tag `{T}`:
 
     red10:{T}:version:DIGEST   hash    one immutable version (fields: see modelstore.store)
-    red10:{T}:model:NAME       hash    version number -> digest, and the next number
+    red10:{T}:model:NAME       hash    version number -> digest, and `last`, the last number given
     red10:{T}:models           zset    model names, score 0 (ordered by name)
+    red10:{T}:versions         zset    digests of all versions, score 0 (ordered by digest)
     red10:{T}:release:ID       hash    one immutable release (fields: see modelstore.releases)
     red10:{T}:release          hash    the pointer: id and number of the release in force
     red10:{T}:releases         stream  history of release switches
@@ -158,6 +159,11 @@ class Keys:
     def models(self) -> str:
         """Sorted set: model names."""
         return self._key("models")
+
+    @property
+    def versions(self) -> str:
+        """Sorted set: digests of all versions."""
+        return self._key("versions")
 
     def release(self, release_id: str) -> str:
         """Hash: one immutable release."""

@@ -54,7 +54,7 @@ class Pipeline(BaseModel):
     lateness_ms: int = 0
     max_ahead_ms: int = 300_000
     feature_set: str = "consumers.features:STANDARD"
-    policy: str = "consumers.policy:HYSTERESIS"
+    policy: str = "consumers.policy:Hysteresis"
     policy_options: dict[str, float | int | bool | str] = {}
     columns: tuple[str, ...] = COLUMNS
     horizons: tuple[int, ...] = (5, 10, 15, 20, 25, 30)
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     )
     max_ahead_ms: int = Field(300_000, ge=0, description="how far a tick's ts may lie ahead of its entry's time, ms")
     feature_set: str = Field("consumers.features:STANDARD", description="features, as module:attribute")
-    policy: str = Field("consumers.policy:HYSTERESIS", description="signal policy, as module:attribute")
+    policy: str = Field("consumers.policy:Hysteresis", description="signal policy, as module:attribute")
     policy_options: dict[str, float | int | bool | str] = Field({}, description="options of the policy (JSON)")
     columns: Annotated[tuple[str, ...], NoDecode] = Field(COLUMNS, min_length=1, description="bar columns forecast")
     horizons: Annotated[tuple[int, ...], NoDecode] = Field(

@@ -63,7 +63,7 @@ def open_tenant(client: redis.Redis, settings: Settings, origins: Origins | None
     found = find_tenant(client, settings.tenant)
     if found is None:
         keys = Keys(settings.tenant)
-        seconds, micros = cast(tuple[int, int], client.time())
+        seconds, micros = client.time()
         now = seconds * 1000 + micros // 1000
         with client.pipeline(transaction=True) as pipe:
             pipe.hsetnx(keys.meta, "partitions", str(settings.partitions))

@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -78,3 +79,9 @@ class Server:
 def required(what: str) -> bool:
     """Whether a missing tool fails tests instead of skipping them: in CI."""
     return os.environ.get("CI") == "true"
+
+
+def entries(client: redis.Redis, key: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """All entries of a stream; redis-py's own type admits everything."""
+    found: Any = client.xrange(key)
+    return [(entry, fields) for entry, fields in found]

@@ -1,0 +1,33 @@
+-- Begin a partition's input anew: a new incarnation, read from the beginning of the stream.
+--
+-- KEYS[1]  state   hash
+-- KEYS[2]  lease   string
+-- KEYS[3]  ticks   stream
+--
+-- ARGV[1]  token        the caller's lease token
+-- ARGV[2]  counter      commits so far, as the caller believes
+-- ARGV[3]  successor    counter + 1
+-- ARGV[4]  nonce        random; tells a landed call whose reply was lost from somebody else's
+-- ARGV[5]  incarnation  the new one
+-- ARGV[6]  past         ids of the stream go on after this, so that they never fall behind an old checkpoint
+-- ARGV[7]  group
+-- ARGV[8]  wipe         "1": forget symbols, release and clock as well (another configuration starts anew)
+-- ARGV[9]  fingerprint
+--
+-- Answers FENCED, RESET, DUP or OK.
+
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 'FENCED' end
+local stored = redis.call('HMGET', KEYS[1], 'counter', 'nonce')
+local counter = stored[1] or '0'
+if counter == ARGV[3] and stored[2] == ARGV[4] then return 'DUP' end
+if counter ~= ARGV[2] then return 'RESET' end
+
+local created = redis.pcall('XGROUP', 'CREATE', KEYS[3], ARGV[7], '0', 'MKSTREAM')
+if type(created) == 'table' and created['err'] then redis.call('XGROUP', 'SETID', KEYS[3], ARGV[7], '0') end
+-- Refused when the stream's ids have already gone past; then there is nothing to do.
+redis.pcall('XSETID', KEYS[3], ARGV[6])
+if ARGV[8] == '1' then redis.call('DEL', KEYS[1]) end
+redis.call('HSET', KEYS[1], 'counter', ARGV[3], 'nonce', ARGV[4], 'checkpoint', '0-0', 'entries', '0',
+  'incarnation', ARGV[5], 'schema', '1', 'fingerprint', ARGV[9])
+if ARGV[8] == '1' then redis.call('HSET', KEYS[1], 'release', '', 'clock', '') end
+return 'OK'

@@ -1,0 +1,83 @@
+"""Where reading goes on: the checkpoint held against what the input stream still has. The decision is pure.
+
+XREAD passes over trimmed entries in silence, and waits for ever when a stream's ids restart below the position it was
+given. So whoever takes a partition over, or finds nothing to read, checks that the checkpoint's own entry, the anchor,
+is still there.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from streams.clients import error_code
+from streams.ids import ZERO, StreamID
+from streams.keys import SCORERS, PartitionKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What the input stream has.
+
+    Attributes:
+        last: the last id that the stream gave out; `None` if there is no stream.
+        anchor: whether the checkpoint's entry is in it.
+    """
+
+    last: StreamID | None
+    anchor: bool
+
+
+class Resume(enum.Enum):
+    """How to go on from a checkpoint."""
+
+    GO_ON = "go on"  #: the anchor is there, or nothing was ever read
+    GAP = "gap"  #: the anchor is gone but the stream went on: what lay between cannot be known
+    ANEW = "anew"  #: the stream is gone, or its ids fell behind the checkpoint: a new incarnation
+
+
+def resume(checkpoint: StreamID, found: Input) -> Resume:
+    """Decide. Pure."""
+    if checkpoint == ZERO or found.anchor:
+        return Resume.GO_ON
+    if found.last is None or found.last < checkpoint:
+        return Resume.ANEW
+    return Resume.GAP
+
+
+async def look(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> Input:
+    """Read what `resume` decides on.
+
+    Raises:
+        RedisError: as the client raises it; WRONGTYPE if the key is no stream.
+    """
+    try:
+        info = await client.xinfo_stream(keys.ticks)
+    except ResponseError as error:
+        if "no such key" in str(error):
+            return Input(None, False)
+        raise
+    anchor = await client.xrange(keys.ticks, str(checkpoint), str(checkpoint), 1)
+    return Input(StreamID.parse(info["last-generated-id"]), bool(anchor))
+
+
+async def lag(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> int | None:
+    """Input entries after the checkpoint; `None` where it cannot be known.
+
+    Redis 7 counts them for the group whose cursor the commit moves; 6.2 does not, but "none at all" can be seen there
+    too.
+    """
+    try:
+        groups = await client.xinfo_groups(keys.ticks)
+        known = next((group.get("lag") for group in groups if group["name"] == SCORERS.encode()), None)
+        if known is not None:
+            return int(known)
+        following = await client.xrange(keys.ticks, f"({checkpoint}", "+", 1)
+    except ResponseError as error:
+        if error_code(error) == "WRONGTYPE":
+            return None
+        return 0 if "no such key" in str(error) else None
+    return None if following else 0

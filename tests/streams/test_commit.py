@@ -1,0 +1,202 @@
+"""Every answer of the commit script, on every server, with what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis.exceptions import ConnectionError
+
+from streams.clients import connect_async
+from streams.commit import Answer, Commit, Committer
+from streams.ids import ZERO, StreamID
+from streams.keys import SCORERS, Keys
+from streams.resume import lag
+from tests.servers import Server, entries
+
+KEYS = Keys("t").partition(3)
+TOKEN = "me/1"
+
+
+@pytest.fixture
+async def async_client(server: Server) -> AsyncIterator[redis.asyncio.Redis]:
+    client = connect_async(server.url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def version(client: redis.Redis) -> str:
+    found: str = client.info("server")["redis_version"]
+    return found
+
+
+@pytest.fixture
+def committer(async_client: redis.asyncio.Redis, version: str) -> Committer:
+    return Committer(async_client, KEYS, server=version, keep_outputs=100_000)
+
+
+@pytest.fixture
+def ticks(client: redis.Redis) -> list[StreamID]:
+    """Ten entries of input, and the lease in our hands."""
+    client.set(KEYS.lease, TOKEN)
+    return [StreamID.parse(client.xadd(KEYS.ticks, {"symbol": "A", "n": str(n)})) for n in range(10)]
+
+
+def batch(last: StreamID, *, after: StreamID = ZERO, counter: int = 0, passed: int = 5, **more: Any) -> Commit:
+    state: dict[str, str | bytes] = {"release": "r", "s:A": b'["\xc3\xa9"]'}
+    outputs = [(KEYS.signals, ["side", "buy"]), (KEYS.dead, ["reason", "late"]), (KEYS.signals, ["side", "sell"])]
+    wanted: dict[str, Any] = {"trim": None, "state": state, "outputs": outputs, **more}
+    return Commit(counter=counter, after=after, last=last, entries=passed, **wanted)
+
+
+def everything(client: redis.Redis) -> dict[bytes, Any]:
+    """All data, to compare before and after."""
+    found: dict[bytes, Any] = {}
+    for key in client.scan_iter():
+        kind = client.type(key)
+        if kind == b"stream":
+            found[key] = (client.xrange(key), client.xinfo_groups(key))
+        elif kind == b"list":
+            found[key] = client.lrange(key, 0, -1)
+        else:
+            found[key] = client.hgetall(key) if kind == b"hash" else client.get(key)
+    return found
+
+
+async def test_ok_writes_outputs_state_checkpoint_and_cursor(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    assert await committer.commit(TOKEN, batch(ticks[4])) == (Answer.OK, "")
+    assert [fields for _, fields in entries(client, KEYS.signals)] == [{b"side": b"buy"}, {b"side": b"sell"}]
+    assert [fields for _, fields in entries(client, KEYS.dead)] == [{b"reason": b"late"}]
+    state = client.hgetall(KEYS.state)
+    assert state[b"checkpoint"] == str(ticks[4]).encode()
+    assert (state[b"counter"], state[b"entries"], state[b"release"]) == (b"1", b"5", b"r")
+    assert state[b"s:A"] == b'["\xc3\xa9"]'
+    [group] = client.xinfo_groups(KEYS.ticks)
+    assert group["name"] == SCORERS.encode()
+    assert group["last-delivered-id"] == str(ticks[4]).encode()
+    assert group["pending"] == 0
+
+
+async def test_lag_is_exact_where_the_server_counts_it_and_unknown_elsewhere(
+    async_client: redis.asyncio.Redis, committer: Committer, ticks: list[StreamID], version: str
+) -> None:
+    await committer.commit(TOKEN, batch(ticks[4]))
+    expected = 5 if not version.startswith("6.") else None
+    assert await lag(async_client, KEYS, ticks[4]) == expected
+    await committer.commit(TOKEN, batch(ticks[9], after=ticks[4], counter=1, passed=10, trim=ticks[7]))
+    assert await lag(async_client, KEYS, ticks[9]) == 0
+
+
+async def test_the_same_call_again_is_dup_and_writes_nothing(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    commit = batch(ticks[4])
+    await committer.commit(TOKEN, commit)
+    before = everything(client)
+    assert (await committer.commit(TOKEN, commit))[0] is Answer.DUP
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda c, t: c.set(KEYS.lease, "somebody else"), (Answer.FENCED, "")),
+        (lambda c, t: c.delete(KEYS.lease), (Answer.FENCED, "")),
+        (lambda c, t: c.hset(KEYS.state, mapping={"counter": "7", "nonce": "x"}), (Answer.RESET, "7")),
+        (lambda c, t: c.hset(KEYS.state, mapping={"counter": "1", "nonce": "another"}), (Answer.RESET, "1")),
+        (lambda c, t: c.xdel(KEYS.ticks, str(t[2])), (Answer.GAP, "2")),
+        (lambda c, t: c.xdel(KEYS.ticks, str(t[4])), (Answer.GAP, "4")),
+        (lambda c, t: c.delete(KEYS.ticks), (Answer.GAP, "4")),
+        (lambda c, t: c.set(KEYS.state, "x"), (Answer.BROKEN, KEYS.state)),
+        (lambda c, t: c.rpush(KEYS.dead, "x"), (Answer.BROKEN, KEYS.dead)),
+        (lambda c, t: (c.delete(KEYS.lease), c.rpush(KEYS.lease, "x")), (Answer.BROKEN, KEYS.lease)),
+        (lambda c, t: (c.delete(KEYS.ticks), c.set(KEYS.ticks, "x")), (Answer.BROKEN, KEYS.ticks)),
+        (
+            lambda c, t: c.xadd(KEYS.signals, {"a": "b"}, id=f"{2**64 - 1}-{2**64 - 1}"),
+            (Answer.BROKEN, KEYS.signals),
+        ),
+    ],
+    ids=[
+        "another token", "no lease", "counter ahead", "nonce of another", "anchor gone", "last entry gone", "no input",
+        "state of another type", "output of another type", "lease of another type", "input of another type",
+        "exhausted id",
+    ],
+)  # fmt: skip
+async def test_every_refusal_leaves_everything_as_it_was(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID], spoil: Any, expected: tuple[Answer, str]
+) -> None:
+    spoil(client, ticks)
+    before = everything(client)
+    answer, detail = await committer.commit(TOKEN, batch(ticks[4], after=ticks[2]))
+    wanted = str(ticks[int(expected[1])]) if expected[0] is Answer.GAP else expected[1]
+    assert (answer, detail) == (expected[0], wanted)
+    assert everything(client) == before
+
+
+async def test_trimming_keeps_the_checkpoint_whatever_is_asked(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    await committer.commit(TOKEN, batch(ticks[4], trim=ticks[9]))
+    assert [StreamID.parse(entry) for entry, _ in entries(client, KEYS.ticks)] == ticks[4:]
+
+
+async def test_commits_drain_when_memory_is_full(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError):
+            client.xadd(KEYS.ticks, {"a": "b"})
+        assert (await committer.commit(TOKEN, batch(ticks[4])))[0] is Answer.OK
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.xlen(KEYS.signals) == 2
+
+
+async def test_a_group_that_was_destroyed_comes_back_at_the_checkpoint(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    await committer.commit(TOKEN, batch(ticks[4]))
+    client.xgroup_destroy(KEYS.ticks, SCORERS)
+    await committer.commit(TOKEN, batch(ticks[6], after=ticks[4], counter=1))
+    [group] = client.xinfo_groups(KEYS.ticks)
+    assert group["last-delivered-id"] == str(ticks[6]).encode()
+
+
+async def test_a_forgotten_script_is_loaded_again(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    await committer.commit(TOKEN, batch(ticks[4]))
+    client.script_flush()
+    assert (await committer.commit(TOKEN, batch(ticks[6], after=ticks[4], counter=1)))[0] is Answer.OK
+
+
+async def test_a_lost_reply_is_cleared_up_without_writing_twice(
+    client: redis.Redis, async_client: redis.asyncio.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    """The call lands, its reply does not: the second try finds out."""
+    real, calls, waits = async_client.evalsha, 0, []
+
+    async def lossy(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        reply = await real(*args)
+        if calls == 1:
+            raise ConnectionError("the connection broke")
+        return reply
+
+    async_client.evalsha = lossy  # type: ignore[method-assign, assignment]
+    no_wait = asyncio.sleep
+    answer, _ = await committer.commit(
+        TOKEN, batch(ticks[4]), on_wait=lambda code, detail: waits.append(code), sleep=lambda seconds: no_wait(0)
+    )
+    assert (answer, calls, waits) == (Answer.DUP, 2, ["ConnectionError"])
+    assert client.xlen(KEYS.signals) == 2
