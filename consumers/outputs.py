@@ -1,0 +1,116 @@
+"""Output entries as the hot path writes them: flat field lists, without going through pydantic.
+
+The fields are those of `streams.records`, in the same order; a test reads every entry back through its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from consumers.policy import Decision
+from streams.codec import raw_text
+from streams.ids import Source
+
+Fields = list[str]
+
+
+@dataclass(slots=True)
+class Close:
+    """One closed bar on its way out.
+
+    Attributes:
+        series: such as `SPY:1m`.
+        number: of the bar in its series.
+        start, end: of the interval, ns.
+        ohlcv: open, high, low, close, volume.
+        ticks: ticks in the bar.
+        first, last: sources of its first and last tick.
+        release: id of the release in force, "" for none.
+    """
+
+    series: str
+    number: int
+    start: int
+    end: int
+    ohlcv: tuple[float, float, float, float, float]
+    ticks: int
+    first: Source
+    last: Source
+    release: str
+
+
+@dataclass(slots=True)
+class Forecast:
+    """What the models said at one close; arrays have one element per target that has a model."""
+
+    targets: tuple[str, ...]
+    values: NDArray[np.float32]
+    levels: NDArray[np.float64]
+    versions: tuple[str, ...]
+    in_sample: NDArray[np.bool_]
+
+
+def vector(values: NDArray[np.float32] | NDArray[np.float64]) -> str:
+    """A JSON array of doubles; what is not finite becomes `null`."""
+    return orjson.dumps(values.astype(np.float64).tolist()).decode()
+
+
+def short(digest: str) -> str:
+    """A digest as records show it: its first 12 hex digits."""
+    return digest[:12]
+
+
+def bar_fields(close: Close, src: Source, forecast: Forecast | None) -> Fields:
+    """Fields of a bar."""
+    opened, high, low, closed, volume = close.ohlcv
+    fields = [
+        "series", close.series, "bar", str(close.number), "start", str(close.start), "end", str(close.end),
+        "open", repr(opened), "high", repr(high), "low", repr(low), "close", repr(closed), "volume", repr(volume),
+        "ticks", str(close.ticks), "first", str(close.first), "last", str(close.last), "src", str(src),
+    ]  # fmt: skip
+    if close.release:
+        fields += ("release", close.release)
+    if forecast is not None:
+        fields += ("values", vector(forecast.values))
+    return fields
+
+
+def prediction_fields(close: Close, src: Source, forecast: Forecast) -> Fields:
+    """Fields of a prediction."""
+    return [
+        "series", close.series, "bar", str(close.number), "ts", str(close.end), "close", repr(close.ohlcv[3]),
+        "targets", orjson.dumps(forecast.targets).decode(),
+        "values", vector(forecast.values),
+        "levels", vector(forecast.levels),
+        "versions", orjson.dumps([short(digest) for digest in forecast.versions]).decode(),
+        "in_sample", orjson.dumps(forecast.in_sample.astype(int).tolist()).decode(),
+        "release", close.release, "src", str(src),
+    ]  # fmt: skip
+
+
+def signal_fields(
+    close: Close, src: Source, decision: Decision, *, version: str, trained_through: int, in_range: bool, proven: bool
+) -> Fields:
+    """Fields of a signal."""
+    interval = close.end - close.start
+    return [
+        "series", close.series, "ts", str(close.end), "bar", str(close.number),
+        "side", "buy" if decision.change > 0 else "sell", "position", str(decision.position),
+        "strength", repr(decision.strength), "expected_return", repr(decision.expected_return),
+        "cost", repr(decision.cost), "horizon", str(decision.horizon), "price", repr(close.ohlcv[3]),
+        "valid_until", str(close.end + decision.horizon * interval), "release", close.release,
+        "version", short(version), "model_age", str(close.end - trained_through),
+        "proven", "1" if proven else "0", "in_range", "1" if in_range else "0", "src", str(src),
+    ]  # fmt: skip
+
+
+def dead_fields(reason: str, detail: str, src: Source, raw: Sequence[bytes]) -> Fields:
+    """Fields of a dead letter."""
+    return [
+        "reason", reason, "detail", detail, "src", str(src), "fields", orjson.dumps(raw_text(raw)).decode(),
+    ]  # fmt: skip

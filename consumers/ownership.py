@@ -1,0 +1,226 @@
+"""Which partitions this worker owns: heartbeats, leases, and one `PartitionTask` per lease held.
+
+`wanted` decides, `Ownership` does. Members and the assignment are the same for everybody (`streams.assignment`), so
+nobody leads. A lease moves when it is given back (successors are woken by `red10:{T}:wake`) or expires. If the assigned
+owner does not take a free lease, the k-th in the succession does after k × 100 ms. A lease is renewed only while its
+partition's loop makes progress, so a stuck loop loses it.
+
+A worker that dies leaves its leases to expire and its member to be swept; nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from consumers.partition import PartitionTask
+from modelstore.loaded import LoadedRelease
+from streams import leases
+from streams.assignment import assign, succession
+from streams.clients import Backoff, Verdict, classify
+from streams.keys import Keys
+
+log = logging.getLogger("red10.ownership")
+
+#: Head start of each place in the succession over the next, seconds.
+HEAD_START_S = 0.1
+#: A member is gone after this part of the lease time without a heartbeat; it sends three in that time.
+SILENT_PART = 0.75
+
+
+def wanted(me: str, members: Sequence[str], owned: set[int], free_s: Mapping[int, float], partitions: int) -> set[int]:
+    """Which partitions this worker should own or try to take. Pure.
+
+    Args:
+        members: all workers that are alive, this one included.
+        owned: partitions that it owns.
+        free_s: for partitions whose lease nobody holds, how long that has been so, seconds.
+
+    Returns:
+        Owned ones to keep, and free ones to try; an owned one that is not returned is to be handed over.
+    """
+    owners = assign(partitions, members)
+    keep = {partition for partition in owned if owners.get(partition, me) == me}
+    take = set()
+    for partition, seconds in free_s.items():
+        order = succession(partition, owners.get(partition, me), members)
+        place = order.index(me) if me in order else len(order)
+        if seconds >= place * HEAD_START_S:
+            take.add(partition)
+    return keep | take
+
+
+class Ownership:
+    """The partitions of one worker.
+
+    Args:
+        make_task: builds the loop of a partition from its number and lease token.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        keys: Keys,
+        *,
+        worker: str,
+        partitions: int,
+        lease_ms: int,
+        make_task: Callable[[int, str], PartitionTask],
+        on_owned: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.tasks: dict[int, PartitionTask] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._client = client
+        self._keys = keys
+        self._worker = worker
+        self._partitions = partitions
+        self._lease_ms = lease_ms
+        self._lease_s = lease_ms / 1000
+        self._make_task = make_task
+        self._on_owned = on_owned
+        self._members: list[str] = []
+        self._beat_at = 0.0
+        self._renewed: dict[int, float] = {}
+        self._free_since: dict[int, float] = {}
+        self._wake = asyncio.Event()
+        self.release: LoadedRelease | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take, renew and hand over partitions until `stop`, then give all of them back."""
+        listener = asyncio.ensure_future(self._listen())
+        backoff, away = Backoff(), False
+        pause = min(0.25, self._lease_s / 10)
+        try:
+            while not stop.is_set():
+                try:
+                    await self._round()
+                    if away:
+                        log.warning("Redis is back")
+                    away = False
+                    backoff.reset()
+                    await self._sleep(stop, pause)
+                except (RedisError, OSError) as error:
+                    if classify(error) is Verdict.FAIL:
+                        raise
+                    if not away:
+                        log.error("Redis is away, waiting: %s", error)
+                    away = True
+                    await self._sleep(stop, backoff.next())
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+            await self.give_back_all()
+
+    async def give_back_all(self) -> None:
+        """Stop every loop after its batch under way, then release the leases and leave the members."""
+        await asyncio.gather(*(self._hand_over(partition) for partition in list(self.tasks)))
+        with contextlib.suppress(RedisError, OSError):  # the lease expires by itself
+            await leases.leave(self._client, self._keys, self._worker)
+
+    async def _round(self) -> None:
+        now = time.monotonic()
+        if now - self._beat_at >= self._lease_s * SILENT_PART / 3:
+            silent_ms = int(self._lease_ms * SILENT_PART)
+            self._members = await leases.heartbeat(self._client, self._keys, self._worker, silent_ms)
+            self._beat_at = now
+        for partition, running in list(self._running.items()):
+            if running.done():
+                await self._ended(partition)
+        await self._renew_all(now)
+        free = await self._free(now)
+        want = wanted(self._worker, self._members, set(self.tasks), free, self._partitions)
+        for partition in sorted(set(self.tasks) - want):
+            await self._hand_over(partition)
+        for partition in sorted(want - set(self.tasks)):
+            await self._take(partition)
+        if self.release is not None:
+            for task in list(self.tasks.values()):
+                await task.announce(self.release)
+
+    async def _renew_all(self, now: float) -> None:
+        for partition, task in list(self.tasks.items()):
+            if now - self._renewed[partition] < self._lease_s / 4:
+                continue
+            if now - task.progress > self._lease_s:
+                log.error("%s: no progress for %.1f s: the lease is left to expire", task.keys.ticks, self._lease_s)
+                continue
+            if await leases.renew(self._client, task.keys, task.token, self._lease_ms):
+                self._renewed[partition] = now
+            else:
+                log.warning("%s: the lease was lost", task.keys.lease)
+                task.stop()
+
+    async def _free(self, now: float) -> dict[int, float]:
+        """For how long each partition's lease has been free, as far as this worker saw."""
+        others = [partition for partition in range(self._partitions) if partition not in self.tasks]
+        async with self._client.pipeline(transaction=False) as pipe:
+            for partition in others:
+                pipe.exists(self._keys.partition(partition).lease)
+            held = await pipe.execute() if others else []
+        since = {
+            partition: self._free_since.get(partition, now)
+            for partition, taken in zip(others, held, strict=True)
+            if not taken
+        }
+        self._free_since = since
+        return {partition: now - first for partition, first in since.items()}
+
+    async def _take(self, partition: int) -> None:
+        keys = self._keys.partition(partition)
+        token = leases.new_token(self._worker)
+        if not await leases.acquire(self._client, keys, token, self._lease_ms):
+            return
+        task = self._make_task(partition, token)
+        self.tasks[partition] = task
+        self._renewed[partition] = time.monotonic()
+        self._free_since.pop(partition, None)
+        self._running[partition] = asyncio.ensure_future(task.run())
+        self._on_owned(len(self.tasks))
+
+    async def _hand_over(self, partition: int) -> None:
+        """Let the loop finish its batch, then give the lease back."""
+        self.tasks[partition].stop()
+        await asyncio.gather(self._running[partition], return_exceptions=True)
+        await self._ended(partition)
+
+    async def _ended(self, partition: int) -> None:
+        task, running = self.tasks.pop(partition), self._running.pop(partition)
+        self._renewed.pop(partition, None)
+        self._on_owned(len(self.tasks))
+        if not running.cancelled() and (error := running.exception()) is not None:
+            log.error("%s: the loop ended with a fault", task.keys.ticks, exc_info=error)
+        with contextlib.suppress(RedisError, OSError):  # the lease expires by itself
+            await leases.release(self._client, task.keys, task.token)
+
+    async def _listen(self) -> None:
+        """Wake the loop when a lease was released or, by `notify`, when a release was loaded."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with self._client.pubsub() as pubsub:
+                    await pubsub.subscribe(self._keys.wake)
+                    while True:
+                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
+                        backoff.reset()
+                        if message is not None:
+                            self._wake.set()
+            except (RedisError, OSError):  # `run` says when Redis is away
+                await asyncio.sleep(backoff.next())
+
+    def notify(self, release: LoadedRelease) -> None:
+        """A release was loaded: announce it in the owned partitions."""
+        self.release = release
+        self._wake.set()
+
+    async def _sleep(self, stop: asyncio.Event, seconds: float) -> None:
+        waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._wake.wait())]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        self._wake.clear()

@@ -1,0 +1,327 @@
+"""The scorer: from a batch of a partition's input to everything that the batch causes. Pure.
+
+`Scorer.compute` is the design's one idea in code: outputs and state are a function of the state before and of the
+entries, and of nothing else; no clock, no store, no other partition is read. Releases are content-addressed, so a
+release named by an entry is the same for whoever loads it; the caller loads them first (`releases_in`).
+
+`compute` changes the scorer's state in memory. If the commit of the result does not land, the scorer is dropped and
+built anew from what is stored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumers import outputs
+from consumers.bars import NEVER, first_source, last_source
+from consumers.features import FeatureSet, feature_row
+from consumers.history import BarWindow
+from consumers.outputs import Close, Fields, Forecast
+from consumers.policy import Outlook, Policy
+from consumers.state import SCHEMA, PartitionState, add_symbol, symbol_field
+from consumers.targets import Target, levels
+from modelstore.loaded import LoadedRelease, SeriesModels
+from streams.codec import Clock, Decoded, ReleaseSwitch, TickRun
+from streams.errors import BadName
+from streams.ids import Source, StreamID
+from streams.keys import PartitionKeys
+from streams.series import Interval, check_symbol, partition_of
+
+#: Entry times are clipped to the year 2255, so that ns stay within 64 bits.
+_LAST_MS = 9_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What all scorers of a tenant share.
+
+    Attributes:
+        lateness_ns: how long a bar waits for late ticks.
+        max_ahead_ns: how far a tick's ts may lie ahead of its entry's time.
+        keep_ticks_ms: how long consumed entries are kept, in entry time.
+    """
+
+    partitions: int
+    intervals: tuple[Interval, ...]
+    lateness_ns: int
+    max_ahead_ns: int
+    keep_ticks_ms: int
+    features: FeatureSet
+    policy: Policy
+    targets: Mapping[str, Target]
+    fingerprint: str
+
+
+@dataclass(slots=True)
+class Computed:
+    """What one batch causes.
+
+    Attributes:
+        outputs: (key, flat fields), in order.
+        state: state fields that changed.
+        last: the last entry of the batch.
+        trim: input before this entry may go.
+        counts: `ticks`, `bars`, `predictions`, and `dead:REASON`, `signals:SIDE`.
+    """
+
+    outputs: list[tuple[str, Fields]]
+    state: dict[str, str | bytes]
+    last: StreamID
+    trim: StreamID
+    counts: Counter[str]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One batch being computed."""
+
+    decoded: Decoded
+    ms: NDArray[np.uint64]
+    seq: NDArray[np.uint64]
+    outputs: list[tuple[str, Fields]] = field(default_factory=list)
+    dead: list[tuple[int, int, Fields]] = field(default_factory=list)
+    touched: set[int] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+    cause: tuple[int, int] = (-1, -1)
+    ordinal: int = 0
+
+
+def releases_in(decoded: Decoded) -> list[str]:
+    """Ids of the releases that a batch switches to, in order."""
+    return [part.release for part in decoded.parts if isinstance(part, ReleaseSwitch)]
+
+
+class Scorer:
+    """State and computation of one partition."""
+
+    def __init__(self, spec: Spec, keys: PartitionKeys, state: PartitionState, release: LoadedRelease) -> None:
+        self.spec = spec
+        self.keys = keys
+        self.state = state
+        self._release = release
+        self._names: dict[tuple[int, int], str] = {}
+        self._bars_keys: dict[tuple[int, int], str] = {}
+        self._targets: dict[tuple[str, ...], tuple[Target, ...]] = {}
+
+    def compute(self, decoded: Decoded, releases: Mapping[str, LoadedRelease]) -> Computed:
+        """Compute one batch.
+
+        Args:
+            decoded: at least one entry.
+            releases: the releases that the batch switches to; one that is missing here exists in no store, and the
+                entry that names it becomes a dead letter.
+        """
+        state = self.state
+        batch = _Batch(
+            decoded,
+            np.array([entry.ms for entry in decoded.ids], np.uint64),
+            np.array([entry.seq for entry in decoded.ids], np.uint64),
+        )
+        for item in decoded.unusable:
+            self._bury(batch, item.reason, item.detail, item.position, 0)
+        for part in decoded.parts:
+            if isinstance(part, TickRun):
+                self._take_ticks(batch, part)
+            elif isinstance(part, Clock):
+                closed = state.builder.advance(part.ts, part.position)
+                self._close(batch, closed, np.array([part.position]), np.zeros(1, np.int64), by_position=True)
+            else:
+                self._switch(batch, part, releases)
+        batch.dead.sort(key=lambda letter: letter[:2])
+        batch.outputs += [(self.keys.dead, fields) for _, _, fields in batch.dead]
+        last = decoded.ids[-1]
+        state.checkpoint = state.anchor = last
+        state.entries += len(decoded.ids)
+        clock = state.builder.clock
+        changed: dict[str, str | bytes] = {
+            "schema": SCHEMA,
+            "fingerprint": self.spec.fingerprint,
+            "incarnation": str(state.incarnation),
+            "release": state.release,
+            "clock": str(clock) if clock != NEVER else "",
+        }
+        changed.update(symbol_field(state, slot) for slot in sorted(batch.touched))
+        trim = StreamID(max(0, last.ms - self.spec.keep_ticks_ms), 0)
+        return Computed(batch.outputs, changed, last, min(trim, last), batch.counts)
+
+    # Input
+
+    def _take_ticks(self, batch: _Batch, run: TickRun) -> None:
+        slots = self.state.slots
+        slot = np.array([slots.get(symbol, -1) for symbol in run.symbols], np.int64)
+        for index in np.flatnonzero(slot < 0):
+            slot[index] = self._new_symbol(batch, run, int(index))
+        entry_ms = np.minimum(batch.ms[run.position], _LAST_MS).astype(np.int64)
+        ahead = (slot >= 0) & (run.ts > entry_ms * 1_000_000 + self.spec.max_ahead_ns)
+        for index in np.flatnonzero(ahead):
+            seconds = (int(run.ts[index]) - int(entry_ms[index]) * 1_000_000) / 1e9
+            detail = f"ts lies {seconds:.3f} s ahead of the entry's time; ts is in epoch nanoseconds"
+            self._bury(batch, "future", detail, int(run.position[index]), int(run.tick[index]))
+        good = np.flatnonzero((slot >= 0) & ~ahead)
+        slot, position, tick = slot[good], run.position[good], run.tick[good]
+        closed, late = self.state.builder.add_ticks(
+            slot,
+            run.ts[good],
+            run.price[good],
+            run.size[good],
+            self.state.incarnation,
+            batch.ms[position],
+            batch.seq[position],
+            tick,
+        )
+        for index in np.flatnonzero(late):
+            detail = "its bar had closed: the symbol's watermark or a clock entry had passed the bar's end"
+            self._bury(batch, "late", detail, int(position[index]), int(tick[index]))
+        batch.counts["ticks"] += int(len(good) - late.sum())
+        batch.touched.update(np.unique(slot[~late]).tolist())
+        self._close(batch, closed, position, tick.astype(np.int64))
+
+    def _new_symbol(self, batch: _Batch, run: TickRun, index: int) -> int:
+        raw = run.symbols[index]
+        known = self.state.slots.get(raw)
+        if known is not None:
+            return known
+        position, tick = int(run.position[index]), int(run.tick[index])
+        try:
+            symbol = check_symbol(raw.decode())
+        except (BadName, UnicodeDecodeError) as error:
+            self._bury(batch, "bad_symbol", str(error), position, tick)
+            return -1
+        home = partition_of(symbol, self.spec.partitions)
+        if home != self.keys.partition:
+            right = type(self.keys)(self.keys.tenant, home).ticks
+            self._bury(batch, "wrong_partition", f"{symbol} belongs to {right}", position, tick)
+            return -1
+        return add_symbol(self.state, symbol, self.spec.policy.initial(), self.spec.features.window)
+
+    def _switch(self, batch: _Batch, part: ReleaseSwitch, releases: Mapping[str, LoadedRelease]) -> None:
+        release = releases.get(part.release)
+        if release is None:
+            detail = f"no model store knows the release {part.release}"
+            self._bury(batch, "unknown_release", detail, part.position, 0)
+            return
+        self._release = release
+        self.state.release = part.release
+
+    def _bury(self, batch: _Batch, reason: str, detail: str, position: int, tick: int) -> None:
+        src = Source(self.state.incarnation, batch.decoded.ids[position], tick, 0)
+        fields = outputs.dead_fields(reason, detail, src, batch.decoded.entries[position][1])
+        batch.dead.append((position, tick, fields))
+        batch.counts[f"dead:{reason}"] += 1
+
+    # Output
+
+    def _close(
+        self,
+        batch: _Batch,
+        closed: NDArray[Any],
+        position: NDArray[np.int64],
+        tick: NDArray[np.int64],
+        *,
+        by_position: bool = False,
+    ) -> None:
+        """Put out closed bars, their forecasts and what the policy makes of them.
+
+        Args:
+            closed: CLOSED (m,); `by` indexes `position` and `tick`, or is the position itself if `by_position`.
+        """
+        closes: list[Close] = []
+        rows: list[NDArray[np.float32]] = []
+        groups: list[SeriesModels] = []
+        windows: list[BarWindow] = []
+        scored: list[int] = []
+        for at, item in enumerate(closed):
+            close, group, window = self._advance(item)
+            closes.append(close)
+            if group is not None and window is not None:
+                scored.append(at)
+                groups.append(group)
+                rows.append(feature_row(self.spec.features, window))
+                windows.append(window)
+        vectors = self._release.score(np.stack(rows), groups) if rows else []
+        found = dict(zip(scored, zip(rows, groups, windows, vectors, strict=True), strict=True))
+        for at, (item, close) in enumerate(zip(closed, closes, strict=True)):
+            by = 0 if by_position else int(item["by"])
+            cause = (int(position[by]), int(tick[by]))
+            if cause != batch.cause:
+                batch.cause, batch.ordinal = cause, 0
+            key = (int(item["slot"]), int(item["interval"]))
+            batch.touched.add(key[0])
+            self._put(batch, key, close, found.get(at))
+        batch.counts["bars"] += len(closes)
+
+    def _advance(self, item: Any) -> tuple[Close, SeriesModels | None, BarWindow | None]:
+        """Number a closed bar and add it to its series' tail."""
+        key = (int(item["slot"]), int(item["interval"]))
+        series, bar, interval = self.state.series[key], item["bar"], self.spec.intervals[key[1]]
+        name = self._names.get(key)
+        if name is None:
+            name = self._names[key] = f"{self.state.builder.symbols[key[0]]}:{interval}"
+            self._bars_keys[key] = self.keys.bars(name)
+        ohlcv = (float(bar["open"]), float(bar["high"]), float(bar["low"]), float(bar["close"]), float(bar["volume"]))
+        start = int(bar["start"])
+        close = Close(
+            name, series.bars, start, start + interval.ns, ohlcv, int(bar["ticks"]),
+            first_source(bar), last_source(bar), self.state.release,
+        )  # fmt: skip
+        series.bars += 1
+        series.tail.append(start, ohlcv)
+        group = self._release.group(name)
+        window = series.tail.window() if group is not None else None
+        # The tail's view changes with the next bar of the same series, which may be in this very batch.
+        return close, group, BarWindow(window.start.copy(), window.values.copy()) if window is not None else None
+
+    def _put(
+        self,
+        batch: _Batch,
+        key: tuple[int, int],
+        close: Close,
+        scored: tuple[NDArray[np.float32], SeriesModels, BarWindow, NDArray[np.float32]] | None,
+    ) -> None:
+        forecast = None
+        if scored is not None:
+            row, group, window, values = scored
+            targets = self._targets_of(group.targets)
+            in_sample = group.trained_through >= close.end
+            forecast = Forecast(group.targets, values, levels(targets, values, window), group.versions, in_sample)
+        self._emit(batch, self._bars_keys[key], outputs.bar_fields(close, self._source(batch), forecast))
+        if scored is None or forecast is None:
+            return
+        fields = outputs.prediction_fields(close, self._source(batch), forecast)
+        self._emit(batch, self.keys.predictions, fields)
+        batch.counts["predictions"] += 1
+        series = self.state.series[key]
+        outlook = Outlook(close.series, close.end, close.ohlcv[3], targets, values, ~in_sample)
+        series.policy, decision = self.spec.policy.decide(series.policy, outlook)
+        if decision is None:
+            return
+        index = decision.forecast
+        with np.errstate(invalid="ignore"):
+            outside = (row < group.low[index]) | (row > group.high[index])
+        fields = outputs.signal_fields(
+            close, self._source(batch), decision,
+            version=group.versions[index], trained_through=int(group.trained_through[index]),
+            in_range=not bool(outside.any()), proven=False,
+        )  # fmt: skip
+        self._emit(batch, self.keys.signals, fields)
+        batch.counts["signals:buy" if decision.change > 0 else "signals:sell"] += 1
+
+    def _targets_of(self, names: tuple[str, ...]) -> tuple[Target, ...]:
+        found = self._targets.get(names)
+        if found is None:
+            found = self._targets[names] = tuple(self.spec.targets[name] for name in names)
+        return found
+
+    def _source(self, batch: _Batch) -> Source:
+        position, tick = batch.cause
+        return Source(self.state.incarnation, batch.decoded.ids[position], tick, batch.ordinal)
+
+    def _emit(self, batch: _Batch, key: str, fields: Fields) -> None:
+        batch.outputs.append((key, fields))
+        batch.ordinal += 1

@@ -1,0 +1,140 @@
+"""A partition's state: what the commit writes and a new owner reads.
+
+Owns the fields of `red10:{T:p}:state` (hash):
+
+    schema       format of this hash, 1
+    fingerprint  SHA-256 of what shapes the outputs: pipeline, feature set, policy
+    incarnation  how often the input stream began anew
+    checkpoint   the last entry consumed (written by the script, as are the next three)
+    counter      commits so far
+    nonce        of the last commit
+    entries      input entries passed in this incarnation
+    release      id of the release in force, "" for none
+    clock        latest clock entry, ns, "" for none
+    s:SYMBOL     JSON [watermark, [[next bar number, policy state, [open bar, …]] per interval]]
+
+Everything else a partition needs (the bars that features look at) is rebuilt from the tails of its `bars` streams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from consumers.bars import BAR, NEVER, BarBuilder
+from consumers.policy import PolicyState
+from consumers.tail import Tail
+from streams.errors import ConfigurationError
+from streams.ids import ZERO, StreamID
+
+SCHEMA = "1"
+
+
+@dataclass(slots=True)
+class SeriesState:
+    """One series of a partition: its next bar's number, its policy's state, and its newest bars."""
+
+    bars: int
+    policy: PolicyState
+    tail: Tail
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """Everything that computing the next batch depends on, besides the batch.
+
+    Attributes:
+        checkpoint: the last entry consumed, from which reading goes on.
+        anchor: the entry that the next commit checks; `ZERO` when the checkpoint's own entry is known to be gone.
+        series: per (slot, interval index).
+    """
+
+    builder: BarBuilder
+    incarnation: int = 0
+    checkpoint: StreamID = ZERO
+    anchor: StreamID = ZERO
+    counter: int = 0
+    entries: int = 0
+    release: str = ""
+    series: dict[tuple[int, int], SeriesState] = field(default_factory=dict)
+    slots: dict[bytes, int] = field(default_factory=dict)
+
+
+def fingerprint(pipeline: bytes, features: Mapping[str, Any], policy: tuple[str, int]) -> str:
+    """SHA-256 over the canonical pipeline, the feature set's fingerprint and the policy's name and version."""
+    parts = [pipeline, orjson.dumps(features, option=orjson.OPT_SORT_KEYS), orjson.dumps(policy)]
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()
+
+
+def symbol_field(state: PartitionState, slot: int) -> tuple[str, bytes]:
+    """The state field of one symbol: its name and JSON."""
+    builder = state.builder
+    watermark = int(builder.watermark[slot])
+    per_interval = []
+    for interval in range(len(builder.intervals)):
+        series = state.series[slot, interval]
+        rows = [bar.item() for bar in builder.open_bars(slot, interval)]
+        per_interval.append([series.bars, series.policy, rows])
+    return f"s:{builder.symbols[slot]}", orjson.dumps([watermark if watermark != NEVER else None, per_interval])
+
+
+def read_state(
+    fields: Mapping[bytes, bytes], state: PartitionState, *, window: int, expected: str, where: str
+) -> PartitionState:
+    """Fill an empty `state` from the hash.
+
+    Raises:
+        ConfigurationError: the state was written by another configuration or version, or is damaged.
+    """
+    if not fields:
+        return state
+    if fields.get(b"schema", b"").decode() != SCHEMA:
+        raise ConfigurationError(f"{where} has schema {fields.get(b'schema')!r}, this version reads {SCHEMA}")
+    if fields.get(b"fingerprint", b"").decode() != expected:
+        raise ConfigurationError(
+            f"{where} was computed with another pipeline, feature set or policy than is configured now: "
+            "restore the old settings, use another tenant, or start anew with `red10 worker --start-anew`"
+        )
+    try:
+        state.incarnation = int(fields[b"incarnation"])
+        state.checkpoint = state.anchor = StreamID.parse(fields[b"checkpoint"])
+        state.counter = int(fields[b"counter"])
+        state.entries = int(fields[b"entries"])
+        state.release = fields[b"release"].decode()
+        state.builder.clock = int(fields[b"clock"]) if fields[b"clock"] else int(NEVER)
+        for name in sorted(fields):
+            if name.startswith(b"s:"):
+                _read_symbol(state, name[2:], fields[name], window)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise ConfigurationError(
+            f"{where} is damaged ({error!r}): start anew with `red10 worker --start-anew`"
+        ) from error
+    return state
+
+
+def _read_symbol(state: PartitionState, symbol: bytes, raw: bytes, window: int) -> None:
+    watermark, per_interval = orjson.loads(raw)
+    if len(per_interval) != len(state.builder.intervals):
+        raise ValueError(f"{symbol!r} has {len(per_interval)} intervals")
+    slot = add_symbol(state, symbol.decode(), {}, window)
+    rows: list[list[tuple[Any, ...]]] = []
+    for interval, (bars, policy, open_bars) in enumerate(per_interval):
+        series = state.series[slot, interval]
+        series.bars, series.policy = bars, policy
+        rows.append([tuple(row) for row in open_bars])
+        if any(len(row) != len(BAR.names or ()) for row in rows[-1]):
+            raise ValueError(f"{symbol!r} has an open bar of another shape")
+    state.builder.restore(slot, NEVER if watermark is None else watermark, rows)
+
+
+def add_symbol(state: PartitionState, symbol: str, policy: PolicyState, window: int) -> int:
+    """Make a slot, with an empty series per interval, for a symbol seen for the first time."""
+    slot = state.builder.add_symbol(symbol)
+    state.slots[symbol.encode()] = slot
+    for interval in range(len(state.builder.intervals)):
+        state.series[slot, interval] = SeriesState(0, policy, Tail(window))
+    return slot
