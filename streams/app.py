@@ -36,6 +36,13 @@ class App(faust.App):  # type: ignore[misc]
 
     BootStrategy = _WithoutKafka
 
+    async def on_shutdown(self) -> None:
+        """Close the event loop that Faust made for the thread of a Kafka consumer that never starts."""
+        await super().on_shutdown()
+        thread = getattr(self._consumer, "_thread", None)
+        if thread is not None:
+            thread.thread_loop.close()
+
 
 def make_app(name: str, *, web_host: str, web_port: int) -> App:
     """Build the app; nothing is started and nothing is bound.
@@ -81,7 +88,7 @@ def web_views(app: App, metrics: Callable[[], bytes], health: Callable[[], tuple
     """Serve `/metrics` (Prometheus text) and `/health` (JSON; 200 or 503)."""
 
     async def serve_metrics(view: Any, request: Any) -> Any:
-        return view.bytes(metrics(), content_type=METRICS_TYPE)
+        return view.bytes(metrics(), headers={"Content-Type": METRICS_TYPE})
 
     async def serve_health(view: Any, request: Any) -> Any:
         healthy, body = health()

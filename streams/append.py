@@ -3,13 +3,13 @@
 An exchange sends one group of entries per partition in one round trip. A group is appended by a script (a single entry
 by a plain XADD), so that
 
-- a refusal (out of memory, disk full, replica, loading) meets the group's first XADD and so the whole group: it is tried
-  again later without its entries changing places. Pipelined XADDs don't have this: a consumer's commit may free memory
-  between two of them;
+- a refusal (out of memory, disk full, replica, loading) meets the group's first XADD and so the whole group: it is
+  tried again later without its entries changing places. Pipelined XADDs don't have this: a consumer's commit may free
+  memory between two of them;
 - a lost reply leaves a group wholly in or wholly out, and which of the two cannot be known: nothing is sent twice, and
   `PublishError` tells how much is in, which rows are in doubt, and which are out.
 
-On two cores the script takes 3 to 4 µs an entry, packing included; pipelined XADDs take 4, MULTI and EXEC around them 6.
+An entry takes 3 to 4 µs by the script, packing included; pipelined XADDs take 4, MULTI and EXEC around them 6.
 
 `append` decides and does no I/O: a generator that yields what to do (`Exchange`, `Pause`) and is sent what came of it;
 `run` and `run_async` do it.
@@ -57,6 +57,7 @@ class PublishError(Red10Error):
     """Publishing stopped before its end.
 
     Attributes:
+        cause: why.
         accepted: how many ticks are certainly in the log.
         unsure: rows (counted from 0, in the caller's order) whose reply was lost: each may be in the log or not.
         out: rows that were tried and are certainly not in the log.
@@ -64,12 +65,20 @@ class PublishError(Red10Error):
     """
 
     def __init__(self, cause: Red10Error, accepted: int, unsure: Sequence[int], out: Sequence[int], next_row: int):
-        doubt = f" {len(unsure)} more may be or not, as their reply was lost." if unsure else ""
-        super().__init__(f"publishing stopped: {cause}. {accepted} entries are certainly in the log.{doubt}")
+        doubt = f" {len(unsure)} more may be in it or not: their reply was lost." if unsure else ""
+        super().__init__(
+            f"publishing stopped: {str(cause).rstrip('.?')}. {accepted} entries are certainly in the log.{doubt}"
+        )
+        self.cause = cause
         self.accepted = accepted
         self.unsure = tuple(unsure)
         self.out = tuple(out)
         self.next_row = next_row
+
+    def shifted(self, rows: int) -> PublishError:
+        """The same, for a caller who had published `rows` ticks before the call that failed."""
+        unsure, out = [row + rows for row in self.unsure], [row + rows for row in self.out]
+        return PublishError(self.cause, self.accepted + rows, unsure, out, self.next_row + rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +195,8 @@ def run(client: redis.Redis, steps: Steps, sleep: Callable[[float], None] = time
         try:
             step = steps.send(outcome)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            last: dict[str, StreamID] = end.value
+            return last
         if isinstance(step, Pause):
             outcome = None
             sleep(step.seconds)
@@ -195,7 +205,8 @@ def run(client: redis.Redis, steps: Steps, sleep: Callable[[float], None] = time
 
 
 def _send(client: redis.Redis, exchange: Exchange) -> Outcome:
-    pool = client.connection_pool
+    # redis-py leaves the methods of pools and connections untyped.
+    pool: Any = client.connection_pool
     try:
         connection = pool.get_connection()
     except (RedisError, OSError) as error:
@@ -227,7 +238,8 @@ async def run_async(client: redis.asyncio.Redis, steps: Steps) -> dict[str, Stre
         try:
             step = steps.send(outcome)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            last: dict[str, StreamID] = end.value
+            return last
         if isinstance(step, Pause):
             outcome = None
             await asyncio.sleep(step.seconds)
@@ -236,7 +248,7 @@ async def run_async(client: redis.asyncio.Redis, steps: Steps) -> dict[str, Stre
 
 
 async def _send_async(client: redis.asyncio.Redis, exchange: Exchange) -> Outcome:
-    pool = client.connection_pool
+    pool: Any = client.connection_pool
     try:
         connection = await pool.get_connection()
     except (RedisError, OSError) as error:

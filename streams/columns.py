@@ -116,15 +116,18 @@ class Ticks:
         """
         number: dict[str, int] = {}
         codes, price, size, ts = [], [], [], []
-        extra: list[tuple[float, float, str | None]] = []
+        bids: list[float] = []
+        asks: list[float] = []
+        ids: list[str | None] = []
         for row, given in enumerate(rows, first_row):
             values = _values(given, row)
             codes.append(number.setdefault(values[0], len(number)))
             price.append(values[1])
             size.append(values[2])
             ts.append(values[3])
-            extra.append(values[4:])
-        bids, asks, ids = ([e[column] for e in extra] for column in range(3))
+            bids.append(values[4])
+            asks.append(values[5])
+            ids.append(values[6])
         found = cls(
             tuple(number),
             np.array(codes, np.int32),
@@ -151,7 +154,8 @@ def _values(given: TickLike, row: int) -> tuple[str, float, float, int, float, f
             symbol, price, size, ts = given["symbol"], given["price"], given.get("size", 0.0), given["ts"]
             bid, ask, venue_id = given.get("bid"), given.get("ask"), given.get("id")
         else:
-            symbol, price, size, ts, bid, ask, venue_id = (*given, *(None,) * (len(TICK_COLUMNS) - len(given)))
+            whole: list[Any] = [*given, *[None] * (len(TICK_COLUMNS) - len(given))]
+            symbol, price, size, ts, bid, ask, venue_id = whole
         time = operator.index(ts)
         if not 0 <= time < END_OF_TIME:
             raise BadRecord("malformed", f"row {row}: ts is no time in epoch nanoseconds: {time}")

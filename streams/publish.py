@@ -20,7 +20,6 @@ from streams.columns import END_OF_TIME, Ticks
 from streams.errors import BadRecord
 from streams.records import number_text
 
-
 #: An entry, packed: how many words (field names and values) it has, and these as bulk strings one after the other.
 Entry = tuple[int, str]
 
