@@ -72,7 +72,7 @@ class Ownership:
         partitions: int,
         lease_ms: int,
         make_task: Callable[[int, str], PartitionTask],
-        on_owned: Callable[[int], None] = lambda count: None,
+        on_owned: Callable[[list[str]], None] = lambda streams: None,
     ) -> None:
         self.tasks: dict[int, PartitionTask] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -90,27 +90,29 @@ class Ownership:
         self._free_since: dict[int, float] = {}
         self._wake = asyncio.Event()
         self.release: LoadedRelease | None = None
+        #: Whether Redis did not answer in the last round.
+        self.away = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take, renew and hand over partitions until `stop`, then give all of them back."""
         listener = asyncio.ensure_future(self._listen())
-        backoff, away = Backoff(), False
+        backoff = Backoff()
         pause = min(0.25, self._lease_s / 10)
         try:
             while not stop.is_set():
                 try:
                     await self._round()
-                    if away:
+                    if self.away:
                         log.warning("Redis is back")
-                    away = False
+                    self.away = False
                     backoff.reset()
                     await self._sleep(stop, pause)
                 except (RedisError, OSError) as error:
                     if classify(error) is Verdict.FAIL:
                         raise
-                    if not away:
+                    if not self.away:
                         log.error("Redis is away, waiting: %s", error)
-                    away = True
+                    self.away = True
                     await self._sleep(stop, backoff.next())
         finally:
             listener.cancel()
@@ -181,7 +183,7 @@ class Ownership:
         self._renewed[partition] = time.monotonic()
         self._free_since.pop(partition, None)
         self._running[partition] = asyncio.ensure_future(task.run())
-        self._on_owned(len(self.tasks))
+        self._on_owned([owned.keys.ticks for owned in self.tasks.values()])
 
     async def _hand_over(self, partition: int) -> None:
         """Let the loop finish its batch, then give the lease back."""
@@ -192,7 +194,7 @@ class Ownership:
     async def _ended(self, partition: int) -> None:
         task, running = self.tasks.pop(partition), self._running.pop(partition)
         self._renewed.pop(partition, None)
-        self._on_owned(len(self.tasks))
+        self._on_owned([owned.keys.ticks for owned in self.tasks.values()])
         if not running.cancelled() and (error := running.exception()) is not None:
             log.error("%s: the loop ended with a fault", task.keys.ticks, exc_info=error)
         with contextlib.suppress(RedisError, OSError):  # the lease expires by itself

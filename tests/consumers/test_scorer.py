@@ -1,0 +1,246 @@
+"""The scorer is a pure function of its input: batches, restarts and repetitions leave no trace in what it puts out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from consumers.bars import BarBuilder
+from consumers.features import load_feature_set
+from consumers.history import BarWindow, parse_bar
+from consumers.outputs import Fields
+from consumers.policy import Hysteresis
+from consumers.scorer import Scorer, Spec, releases_in
+from consumers.state import PartitionState, read_state
+from consumers.targets import Target
+from modelstore.loaded import EMPTY, LoadedRelease, SeriesModels
+from streams.codec import RawEntry, decode
+from streams.keys import Keys
+from streams.records import Bar, DeadLetter, Prediction, Signal
+from streams.series import Interval, partition_of
+
+S = 1_000_000_000
+NOW_MS = 1_700_000_000_000
+NAMES = ("close_2", "volume_1")
+HOME = [f"S{n}" for n in range(40) if partition_of(f"S{n}", 4) == 1][:3]
+AWAY = next(f"S{n}" for n in range(40) if partition_of(f"S{n}", 4) != 1)
+KEYS = Keys("t").partition(1)
+RELEASES = {letter * 64: letter for letter in "ab"}
+
+
+class LastMoves:
+    """A small feature set: the last two log returns and the volume ratio."""
+
+    name, version, window, columns = "moves", 1, 3, ("r1", "r2", "v")
+
+    def __call__(self, bars: BarWindow) -> NDArray[np.float64]:
+        close = np.log(bars.values[:, 3])
+        return np.array([close[2] - close[1], close[1] - close[0], bars.values[2, 4] / (1 + bars.values[1, 4])])
+
+
+class FakeRelease:
+    """Scores by a formula instead of by trees: the scorer must not see a difference."""
+
+    def __init__(self, letter: str) -> None:
+        self.id = letter * 64
+        self._factor = np.float32(ord(letter) - 96)
+        through = np.array([0, 9 * S], np.int64)
+        bounds = np.stack([np.full(3, -0.01, np.float32)] * 2)
+        versions = (letter * 64, letter.upper() * 64)
+        self._groups = {
+            f"{symbol}:{interval}": SeriesModels(
+                f"{symbol}:{interval}", NAMES, versions, np.arange(2, dtype=np.int32), through, bounds, -bounds
+            )
+            for symbol in HOME[:2]
+            for interval in ("1s", "5s")
+        }
+
+    def group(self, series: str) -> SeriesModels | None:
+        return self._groups.get(series)
+
+    def score(self, rows: NDArray[np.float32], groups: Sequence[SeriesModels]) -> list[NDArray[np.float32]]:
+        assert len(rows) == len(groups)
+        return [np.array([row[0] * self._factor, row[2]], np.float32) for row in rows]
+
+
+FAKES = {release: cast(LoadedRelease, FakeRelease(letter)) for release, letter in RELEASES.items()}
+SPEC = Spec(
+    partitions=4,
+    intervals=(Interval(1), Interval(5)),
+    lateness_ns=S // 2,
+    max_ahead_ns=60 * S,
+    keep_ticks_ms=1000,
+    features=LastMoves(),
+    policy=Hysteresis(horizon=2, cost_bps=1),
+    targets={name: Target.parse(name) for name in NAMES},
+    fingerprint="f" * 64,
+)
+
+
+def raw(number: int, **fields: object) -> RawEntry:
+    flat: list[bytes] = []
+    for name, value in fields.items():
+        flat += (name.encode(), str(value).encode())
+    return f"{NOW_MS + number}-0".encode(), flat
+
+
+class Store:
+    """What the commit would write: streams and the state hash."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, list[Fields]] = {}
+        self.state: dict[bytes, bytes] = {}
+        self.counts: dict[str, int] = {}
+
+    def run(self, scorer: Scorer, entries: Sequence[RawEntry]) -> None:
+        decoded = decode(entries)
+        known = {release: FAKES[release] for release in releases_in(decoded) if release in FAKES}
+        computed = scorer.compute(decoded, known)
+        for key, fields in computed.outputs:
+            self.streams.setdefault(key, []).append(fields)
+        for name, value in computed.state.items():
+            self.state[name.encode()] = value.encode() if isinstance(value, str) else value
+        counter = int(self.state.get(b"counter", b"0")) + 1
+        self.state |= {
+            b"counter": str(counter).encode(),
+            b"checkpoint": str(computed.last).encode(),
+            b"entries": str(scorer.state.entries).encode(),
+        }
+        for name, count in computed.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def scorer(self) -> Scorer:
+        """A scorer as a new owner would build it."""
+        empty = PartitionState(BarBuilder([interval.ns for interval in SPEC.intervals], SPEC.lateness_ns))
+        state = read_state(self.state, empty, window=3, expected=SPEC.fingerprint, where="state")
+        for (slot, interval), series in state.series.items():
+            key = KEYS.bars(f"{state.builder.symbols[slot]}:{SPEC.intervals[interval]}")
+            for fields in self.streams.get(key, [])[-3:]:
+                series.tail.append(*parse_bar(key, b"0-0", as_bytes(fields)))
+        return Scorer(SPEC, KEYS, state, FAKES.get(state.release, EMPTY))
+
+
+def as_bytes(fields: Sequence[str]) -> dict[bytes, bytes]:
+    return {fields[at].encode(): fields[at + 1].encode() for at in range(0, len(fields), 2)}
+
+
+ticks = st.builds(
+    lambda symbol, ts, price, size: {"symbol": symbol, "price": price, "size": size, "ts": ts},
+    st.sampled_from([*HOME, AWAY, "no symbol!"]),
+    st.integers(0, 300).map(lambda tenths: tenths * S // 10),
+    st.floats(90, 110),
+    st.integers(0, 50),
+)
+controls = st.one_of(
+    st.integers(0, 30).map(lambda seconds: {"kind": "clock", "ts": seconds * S}),
+    st.sampled_from(["a" * 64, "b" * 64, "c" * 64]).map(lambda release: {"kind": "release", "release": release}),
+)
+bad = st.sampled_from(
+    [
+        {"symbol": HOME[0], "price": "x", "size": 1, "ts": 1},
+        {"symbol": HOME[0], "price": 1, "size": 1, "ts": (NOW_MS + 10_000_000) * 1_000_000},
+        {"nonsense": 1},
+    ]
+)
+inputs = st.lists(st.one_of(ticks, ticks, ticks, ticks, ticks, controls, bad), min_size=1, max_size=60)
+
+
+def entries_of(items: Sequence[Mapping[str, Any]]) -> list[RawEntry]:
+    return [raw(number, **item) for number, item in enumerate(items)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(inputs, st.lists(st.integers(1, 60), max_size=8), st.booleans())
+def test_outputs_and_state_do_not_depend_on_batches_and_restarts(
+    items: list[dict[str, Any]], cuts: list[int], restart: bool
+) -> None:
+    entries = entries_of(items)
+    whole = Store()
+    whole.run(whole.scorer(), entries)
+    pieces = Store()
+    scorer = pieces.scorer()
+    bounds = sorted({0, len(entries), *(cut for cut in cuts if cut < len(entries))})
+    for begin, end in itertools.pairwise(bounds):
+        if restart:
+            scorer = pieces.scorer()
+        pieces.run(scorer, entries[begin:end])
+    assert pieces.streams == whole.streams
+    assert {**pieces.state, b"counter": b""} == {**whole.state, b"counter": b""}
+    # `ticks` and the like may be counted as 0 in a batch without any.
+    assert {k: v for k, v in pieces.counts.items() if v} == {k: v for k, v in whole.counts.items() if v}
+
+
+@settings(max_examples=100, deadline=None)
+@given(inputs)
+def test_every_output_reads_back_through_its_record_and_ticks_are_tiled(items: list[dict[str, Any]]) -> None:
+    store = Store()
+    store.run(store.scorer(), entries_of(items))
+    records = {KEYS.predictions: Prediction, KEYS.signals: Signal, KEYS.dead: DeadLetter}
+    sources: set[str] = set()
+    shortest = 0
+    for key, rows in store.streams.items():
+        for fields in rows:
+            record = records.get(key, Bar).from_fields(as_bytes(fields))
+            assert list(record.to_fields()) == fields[::2]
+            assert record.src not in sources, "every output has a source of its own"  # type: ignore[attr-defined]
+            sources.add(record.src)  # type: ignore[attr-defined]
+            if isinstance(record, Bar) and record.series.endswith(":1s"):
+                shortest += record.ticks
+    open_ticks = sum(
+        int(bar[6])
+        for name, value in store.state.items()
+        if name.startswith(b"s:")
+        for bar in orjson.loads(value)[1][0][2]
+    )
+    controls_in = sum("kind" in item for item in items)
+    dead = len(store.streams.get(KEYS.dead, []))
+    unknown = sum(item.get("release") == "c" * 64 for item in items)
+    assert shortest + open_ticks + dead - unknown + controls_in == len(items)
+
+
+def closes(symbol: str, prices: Sequence[float], start: int = 0) -> list[dict[str, Any]]:
+    return [{"symbol": symbol, "price": price, "size": 1, "ts": (start + at) * S} for at, price in enumerate(prices)]
+
+
+def test_what_was_trained_on_is_marked_and_makes_no_signal() -> None:
+    store = Store()
+    items = [{"kind": "release", "release": "a" * 64}, *closes(HOME[0], [100, 101, 103, 106, 110, 115, 121])]
+    store.run(store.scorer(), entries_of(items))
+    predictions = [Prediction.from_fields(as_bytes(row)) for row in store.streams[KEYS.predictions]]
+    assert [record.in_sample for record in predictions if record.series.endswith("1s")] == [(False, True)] * 3
+    assert store.streams[KEYS.signals]
+
+
+def test_a_signal_says_what_it_was_made_of() -> None:
+    store = Store()
+    items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 100, 102, 102, 102])]
+    store.run(store.scorer(), entries_of(items))
+    [signal] = [Signal.from_fields(as_bytes(row)) for row in store.streams[KEYS.signals]]
+    assert (signal.side, signal.position, signal.bar, signal.ts) == ("buy", 1, 2, 3 * S)
+    assert signal.expected_return == pytest.approx(2 * np.log(1.02), rel=1e-6)
+    assert (signal.price, signal.horizon, signal.valid_until) == (102.0, 2, 5 * S)
+    assert (signal.version, signal.release, signal.model_age) == ("b" * 12, "b" * 64, 3 * S)
+    assert not signal.in_range, "a move of 2 % lies outside the training range of 1 %"
+    assert not signal.proven
+
+
+def test_dead_letters_name_the_right_key_and_keep_the_raw_fields() -> None:
+    store = Store()
+    store.run(store.scorer(), entries_of([{"symbol": AWAY, "price": 1, "size": 1, "ts": 1, "venue": "X"}]))
+    [letter] = [DeadLetter.from_fields(as_bytes(row)) for row in store.streams[KEYS.dead]]
+    right = Keys("t").partition(partition_of(AWAY, 4)).ticks
+    assert letter.reason == "wrong_partition"
+    assert right in letter.detail
+    assert letter.fields == {"symbol": AWAY, "price": "1", "size": "1", "ts": "1", "venue": "X"}
+
+
+def test_the_standard_features_fit_the_scorer() -> None:
+    assert load_feature_set("consumers.features:STANDARD").window > 1
