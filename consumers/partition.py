@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable
+from functools import partial
 from typing import Any, cast
 
 import redis.asyncio
@@ -135,7 +135,7 @@ class PartitionTask:
             self.progress = time.monotonic()
             entries = await self._read(scorer.state.checkpoint)
             if entries:
-                answer = cast(Answer, await self._channel.do(lambda batch=entries: self.process(scorer, batch)))
+                answer = cast(Answer, await self._channel.do(partial(self.process, scorer, entries)))
                 if answer not in (Answer.OK, Answer.DUP):
                     return answer
                 self._said = ""
@@ -151,13 +151,9 @@ class PartitionTask:
 
     async def _read(self, after: StreamID) -> list[RawEntry]:
         """The next entries, or none if the wait ended or the loop was told to stop."""
-        read = asyncio.ensure_future(
-            cast(
-                Awaitable[Any],
-                self._client.execute_command(
-                    "XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self.keys.ticks, str(after)
-                ),
-            )
+        streams: dict[Any, Any] = {self.keys.ticks: str(after)}
+        read: asyncio.Future[Any] = asyncio.ensure_future(
+            self._client.xread(streams, count=self._count, block=self._block_ms)
         )
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:

@@ -16,6 +16,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis.asyncio
@@ -39,7 +40,7 @@ from modelstore.follow import Follower
 from modelstore.loaded import LoadedRelease
 from streams.app import App, make_app, run, web_views, work_agent
 from streams.channel import WorkChannel
-from streams.clients import connect, connect_async
+from streams.clients import connect, connect_async, read_raw
 from streams.commit import Committer
 from streams.errors import ConfigurationError
 from streams.keys import SCORERS
@@ -158,7 +159,7 @@ class _ScorerProcess:
 
     async def main(self, stop: asyncio.Event) -> None:
         """Load, then own partitions until told to stop."""
-        client = connect_async(self._urls.streams, block_ms=self._settings.block_ms)
+        client = read_raw(connect_async(self._urls.streams, block_ms=self._settings.block_ms))
         try:
             patience = Patience("streams", stop)
             tenant = await patience(lambda: asyncio.to_thread(_tenant, self._settings, self._origins))
@@ -308,7 +309,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
             while not stop.is_set():
                 batch = await trainer.read(settings.block_ms)
                 if batch:
-                    report = await channel.do(lambda batch=batch: trainer.handle(batch))
+                    report = await channel.do(partial(trainer.handle, batch))
                     if report.results:
                         metrics.trained([result.status for result in report.results], report.models, report.seconds)
         finally:

@@ -183,15 +183,15 @@ def test_outputs_and_state_do_not_depend_on_batches_and_restarts(
 def test_every_output_reads_back_through_its_record_and_ticks_are_tiled(items: list[dict[str, Any]]) -> None:
     store = Store()
     store.run(store.scorer(), entries_of(items))
-    records = {KEYS.predictions: Prediction, KEYS.signals: Signal, KEYS.dead: DeadLetter}
+    records: dict[str, Any] = {KEYS.predictions: Prediction, KEYS.signals: Signal, KEYS.dead: DeadLetter}
     sources: set[str] = set()
     shortest = 0
     for key, rows in store.streams.items():
         for fields in rows:
             record = records.get(key, Bar).from_fields(as_bytes(fields))
             assert list(record.to_fields()) == fields[::2]
-            assert record.src not in sources, "every output has a source of its own"  # type: ignore[attr-defined]
-            sources.add(record.src)  # type: ignore[attr-defined]
+            assert record.src not in sources, "every output has a source of its own"
+            sources.add(record.src)
             if isinstance(record, Bar) and record.series.endswith(":1s"):
                 shortest += record.ticks
     open_ticks = sum(

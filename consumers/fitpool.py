@@ -1,0 +1,159 @@
+"""Training processes: fits run in children, so that a crash of native code takes one request down and not the trainer.
+
+Children are spawned, one thread each. They hold one end of a pipe whose other end only this process has: when that is
+closed, by `close` or because this process died in any way, they exit at once, in the midst of a fit if need be.
+
+When a child dies, every fit that was under way is tried once more, alone in a process of its own. Whichever kills that
+one too is reported as failed; the others finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from consumers.fit import FitOutcome, FitRequest, fit_series
+from consumers.patience import Stopped
+from streams.errors import Red10Error
+
+
+@dataclass(frozen=True, slots=True)
+class FitFailure:
+    """A fit that raised, or whose process died.
+
+    Attributes:
+        reason: what went wrong, for the requester.
+        trace: the traceback, for the log, if this is no error that Red10 raises on purpose.
+    """
+
+    reason: str
+    trace: str | None = None
+
+
+Fitted = FitOutcome | FitFailure
+
+
+def fit_or_explain(request: FitRequest) -> Fitted:
+    """`fit_series` with errors as values: an exception that cannot be pickled would break the pool."""
+    try:
+        return fit_series(request)
+    except Red10Error as error:
+        return FitFailure(str(error))
+    # Users' feature sets run in here, and may raise anything.
+    except Exception as error:
+        return FitFailure(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def processes_wanted(setting: int) -> int:
+    """The setting, or with 0 one per core that this process may use."""
+    if setting:
+        return setting
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Workers:
+    """One executor and the pipe that its children hang on."""
+
+    def __init__(self, processes: int) -> None:
+        child_end, self._leash = multiprocessing.Pipe(duplex=False)
+        self._child_end = child_end
+        self.executor = ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(child_end,),
+        )
+
+    def end(self) -> None:
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        self._leash.close()
+        self._child_end.close()
+
+
+class FitPool:
+    """Runs fits in `processes` children, which start when first needed."""
+
+    def __init__(self, processes: int, work: Callable[[FitRequest], Fitted] = fit_or_explain) -> None:
+        self.processes = processes
+        self._work = work
+        self._shared: _Workers | None = None
+        self._open: set[_Workers] = set()
+        self._alone = asyncio.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self._open else "idle"
+        return f"<FitPool processes={self.processes} {state}>"
+
+    async def fit(self, request: FitRequest) -> Fitted:
+        """Run one fit; call it for many requests at once.
+
+        Raises:
+            Stopped: the pool was closed.
+        """
+        workers = self._shared = self._shared or self._start(self.processes)
+        try:
+            return await self._run(workers, request)
+        except BrokenProcessPool:
+            # All that was under way lands here, and cannot tell who did it.
+            if self._shared is workers:
+                self._shared = None
+            self._end(workers)
+        async with self._alone:
+            workers = self._start(1)
+            try:
+                return await self._run(workers, request)
+            except BrokenProcessPool:
+                if self._closed:
+                    raise Stopped from None
+                return FitFailure(
+                    f"the process that fitted {request.series} died twice: it was killed, ran out of memory, or native "
+                    "code crashed; look at the system's log, and train on fewer bars (max_bars)"
+                )
+            finally:
+                self._end(workers)
+
+    async def _run(self, workers: _Workers, request: FitRequest) -> Fitted:
+        return await asyncio.get_running_loop().run_in_executor(workers.executor, self._work, request)
+
+    def _start(self, processes: int) -> _Workers:
+        if self._closed:
+            raise Stopped
+        workers = _Workers(processes)
+        self._open.add(workers)
+        return workers
+
+    def _end(self, workers: _Workers) -> None:
+        if workers in self._open:
+            self._open.remove(workers)
+            workers.end()
+
+    def close(self) -> None:
+        """End the children at once; what they were fitting is lost."""
+        self._closed = True
+        self._shared = None
+        for workers in tuple(self._open):
+            self._end(workers)
+
+
+def _begin(leash: Connection) -> None:
+    """In the child: leave Ctrl-C to the parent, and exit when the leash is let go."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, args=(leash,), daemon=True).start()
+
+
+def _exit_with_parent(leash: Connection) -> None:
+    try:
+        leash.recv_bytes()
+    except (EOFError, OSError):
+        # Not sys.exit: the main thread may be in native code for minutes, and nothing here needs to be finished.
+        os._exit(0)

@@ -1,0 +1,410 @@
+"""The trainer: takes training requests, fits models, puts them in force, answers.
+
+For each batch of requests, in this order:
+
+1. read the bars and fit, in training processes;
+2. store the versions, series by series, as they are done (identity is content, so that storing again changes nothing);
+3. make all of them champions in *one* release;
+4. wait until a completed save of the models Redis covers all of this;
+5. add the results and acknowledge the requests, in one MULTI.
+
+A crash after any step leaves the requests pending. They are done again with the same digests: one version each, and a
+release that changes nothing. A models Redis that restarted between 2 and 4 may have forgotten what was written before;
+its run id then differs, and the batch is done again before it is acknowledged.
+
+What cannot be done is answered with `refused` (the request is wrong, or there are too few bars) or `failed` (the fit
+went wrong), and acknowledged: no request blocks those behind it. A Redis that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import redis
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from consumers.features import FeatureSet, load_feature_set
+from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
+from consumers.fitpool import FitFailure, FitPool, Fitted, processes_wanted
+from consumers.history import read_bars
+from consumers.patience import Patience, Stopped
+from consumers.plans import Plan, Refusal, check_bars, decide, split
+from consumers.request_queue import KEEP_EVERY_S, Entry, RequestQueue
+from modelstore.errors import NotFound, ReleaseConflict
+from modelstore.releases import Releases
+from modelstore.saves import SaveBarrier, SaveFailed
+from modelstore.store import ModelStore
+from modelstore.version import NewVersion
+from streams.errors import BadName, BadRecord, Red10Error
+from streams.ids import StreamID
+from streams.records import TrainingRequest, TrainingResult
+from streams.tenant import Tenant
+
+log = logging.getLogger(__name__)
+
+#: How long a stopping trainer still waits for its batch before it abandons it, s.
+GRACE_S = 2.0
+#: How long one save may take before it is said and waited for again, s: a store of 100 GB takes some minutes.
+SAVE_TIMEOUT_S = 900.0
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """What a trainer takes from the settings, besides the tenant."""
+
+    parameters: FitParameters
+    max_bars: int
+    processes: int  #: 0: one per core
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What became of a batch: for metrics.
+
+    Attributes:
+        results: one per request; empty if the batch was abandoned and stays pending.
+        models: versions that were fitted.
+        seconds: how long it took.
+    """
+
+    results: tuple[TrainingResult, ...] = ()
+    models: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Work:
+    """One plan of a batch on its way."""
+
+    plan: Plan
+    requests: list[tuple[StreamID, str | None]] = field(default_factory=list)
+    bars: int | None = None
+    digests: tuple[str, ...] = ()
+    champions: dict[tuple[str, str], str] = field(default_factory=dict)
+    through: int | None = None
+    status: str = "done"
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class _Again(Exception):
+    """The models Redis lost what this batch wrote: leave it pending, do it again."""
+
+
+class Trainer:
+    """Carries out training requests as one consumer of the group `trainers`.
+
+    `read` and `handle` are called in turn by one task; `stop` from anywhere on the same loop; `close` at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: redis.asyncio.Redis,
+        bars: redis.Redis,
+        models: redis.Redis,
+        tenant: Tenant,
+        options: TrainerOptions,
+        consumer: str,
+        pool: FitPool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put a trainer together; nothing is sent yet.
+
+        Args:
+            streams: the streams role; its time-out must lie above `block_ms` of `read`.
+            bars: a blocking client of the streams role, to read bars in threads.
+            models: a blocking client of the models role.
+            consumer: a name that stays the same over restarts, so that pending requests are found at once.
+            pool: where fits run.
+            clock: seconds, monotonic.
+
+        Raises:
+            ConfigurationError: the pipeline's feature set cannot be loaded.
+        """
+        self._tenant = tenant
+        self._bars = bars
+        self._options = options
+        self._consumer = consumer
+        self._clock = clock
+        self._features: FeatureSet = load_feature_set(tenant.pipeline.feature_set)
+        self._queue = RequestQueue(streams, tenant.keys, consumer)
+        self._models = models
+        self._store = ModelStore(models, tenant.keys)
+        self._releases = Releases(models, tenant.keys)
+        self._abandoned = threading.Event()
+        self._saves = SaveBarrier(models, sleep=self._sleep)
+        self._pool = pool or FitPool(processes_wanted(options.processes))
+        self._stop = asyncio.Event()
+        self._streams_patience = Patience("streams", self._stop)
+        self._models_patience = Patience("models", self._stop)
+
+    @property
+    def needed(self) -> int:
+        """Fewest bars that a series is trained on."""
+        longest = max(self._tenant.pipeline.horizons)
+        return bars_needed(self._features.window, longest, self._options.parameters.min_rows)
+
+    def stop(self) -> None:
+        """Ask `read` and `handle` to end: within `GRACE_S` and a bit, the batch finished or left pending."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """End the training processes. The clients stay open: they were passed in."""
+        self._stop.set()
+        self._pool.close()
+
+    async def read(self, block_ms: int) -> list[Entry]:
+        """The next requests, or none after `block_ms` or when stopped; a Redis that is away is waited for.
+
+        Raises:
+            redis.RedisError: waiting will not help, such as missing permissions.
+        """
+        if self._stop.is_set():
+            return []
+        try:
+            return await self._streams_patience(lambda: self._queue.read(block_ms))
+        except Stopped:
+            return []
+
+    async def handle(self, batch: Sequence[Entry]) -> BatchReport:
+        """Carry out a batch and acknowledge it; when stopped meanwhile, finish within the grace or leave it pending.
+
+        Raises:
+            redis.RedisError: waiting will not help; the batch stays pending.
+        """
+        if not batch or self._stop.is_set():
+            return BatchReport()
+        work = asyncio.create_task(self._handle(batch))
+        stop = asyncio.create_task(self._stop.wait())
+        tasks = (work, stop, asyncio.create_task(self._keep([entry for entry, _ in batch])))
+        try:
+            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await asyncio.wait((work,), timeout=GRACE_S)
+            if work.done():
+                return work.result()
+            self._abandoned.set()
+            return BatchReport()
+        except Stopped:
+            return BatchReport()
+        except _Again as again:
+            log.warning("training is done again: %s", again)
+            return BatchReport()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, entries: Sequence[StreamID]) -> None:
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            try:
+                await self._streams_patience(lambda: self._queue.keep(entries))
+            except Stopped:
+                return
+
+    async def _handle(self, batch: Sequence[Entry]) -> BatchReport:
+        began = self._clock()
+        refused, works = self._sort(batch)
+        run_id = await self._run_id()
+        parts = -(-self._pool.processes // max(1, len(works)))
+        # Not the first error at once: the other fits would run on unattended.
+        for error in await asyncio.gather(*(self._make(work, parts) for work in works), return_exceptions=True):
+            if error is not None:
+                raise error
+        release = await self._promote(works)
+        if release is not None:
+            await self._saved(run_id)
+        results = refused + [
+            (entry, self._result(entry, request_id, work, release))
+            for work in works
+            for entry, request_id in work.requests
+        ]
+        results.sort(key=lambda pair: pair[0])
+        await self._answer(results)
+        return BatchReport(
+            tuple(result for _, result in results),
+            sum(len(work.digests) for work in works),
+            self._clock() - began,
+        )
+
+    def _sort(self, batch: Sequence[Entry]) -> tuple[list[tuple[StreamID, TrainingResult]], list[_Work]]:
+        """Results of what is refused at sight, and the plans of the rest: equal ones once, by their last request."""
+        refused: list[tuple[StreamID, TrainingResult]] = []
+        works: dict[Plan, _Work] = {}
+        for entry, fields in sorted(batch):
+            try:
+                request = TrainingRequest.from_fields(fields)
+                decision = decide(request, self._tenant.pipeline)
+            except (BadRecord, BadName) as error:
+                refused.append((entry, _refused(entry, fields, str(error))))
+                continue
+            if isinstance(decision, Refusal):
+                refused.append((entry, _refused(entry, fields, decision.reason)))
+                continue
+            work = works.pop(decision, None) or _Work(decision)
+            work.requests.append((entry, request.id))
+            works[decision] = work
+        return refused, list(works.values())
+
+    async def _make(self, work: _Work, parts: int) -> None:
+        """Carry out one plan up to its versions in the store; what goes wrong with this plan alone is noted in it."""
+        began = self._clock()
+        try:
+            await self._fit_and_store(work, parts)
+        except (Red10Error, ResponseError) as error:
+            work.status, work.reason = "failed", str(error)
+            log.error("training %s failed: %s", work.plan.series, error)
+        work.seconds = self._clock() - began
+
+    async def _fit_and_store(self, work: _Work, parts: int) -> None:
+        request = await self._streams_patience(lambda: asyncio.to_thread(self._prepare, work))
+        if request is None:
+            return
+        fitted = await asyncio.gather(*(self._pool.fit(part) for part in split(request, parts)))
+        outcome = self._merge(work, fitted, request.targets)
+        if outcome is not None and outcome.versions:
+            versions = list(outcome.versions)
+            await self._models_patience(lambda: asyncio.to_thread(self._store.put_many, versions))
+            work.digests = tuple(version.digest for version in versions)
+            work.champions = {(version.manifest.name, CHAMPION): version.digest for version in versions}
+            work.through = max(version.manifest.trained_through for version in versions)
+
+    def _prepare(self, work: _Work) -> FitRequest | None:
+        """Read the bars of a plan, in a thread; `None`, with the refusal noted, if there are too few."""
+        series, pipeline = work.plan.series, self._tenant.pipeline
+        keys = self._tenant.keys.partition(self._tenant.partition_of(series.symbol))
+        bars, ends = read_bars(
+            self._bars,
+            keys,
+            series,
+            as_of=work.plan.as_of,
+            limit=self._options.max_bars,
+            interval_ns=series.interval.ns,
+        )
+        work.bars = len(bars)
+        refusal = check_bars(work.plan, len(bars), self.needed)
+        if refusal is not None:
+            work.status, work.reason = "refused", refusal.reason
+            return None
+        return FitRequest(
+            series=str(series),
+            targets=work.plan.targets,
+            longest=max(pipeline.horizons),
+            feature_set=pipeline.feature_set,
+            bars=bars,
+            ends=ends,
+            parameters=self._options.parameters,
+        )
+
+    def _merge(self, work: _Work, fitted: Sequence[Fitted], targets: tuple[str, ...]) -> FitOutcome | None:
+        """Join the parts of a fit; a part that failed fails the whole, so that a series is never half new."""
+        versions: dict[str, NewVersion] = {}
+        skipped: dict[str, str] = {}
+        for part in fitted:
+            if isinstance(part, FitFailure):
+                work.status, work.reason = "failed", part.reason
+                log.error("fitting %s failed: %s", work.plan.series, part.trace or part.reason)
+                return None
+            skipped |= part.skipped
+            versions |= {version.manifest.name: version for version in part.versions}
+        if skipped:
+            work.reason = "not trained: " + "; ".join(
+                f"{name} ({skipped[name]})" for name in targets if name in skipped
+            )
+            work.status = "done" if versions else "refused"
+        ordered = [versions[name] for target in targets if (name := f"{work.plan.series}/{target}") in versions]
+        return FitOutcome(tuple(ordered), skipped)
+
+    async def _promote(self, works: Sequence[_Work]) -> str | None:
+        """Put all new versions in force in one release; of two for one model, the later request's."""
+        champions: dict[tuple[str, str], str] = {}
+        for work in works:
+            champions |= work.champions
+        if not champions:
+            return None
+        what = ", ".join(str(work.plan.series) for work in works if work.champions)
+        why = f"trained {len(champions)} models: {what[:200]}"
+
+        def promote() -> str:
+            return self._releases.promote(champions, who=self._consumer, why=why).id
+
+        try:
+            return await self._models_patience(lambda: asyncio.to_thread(promote), also=(ReleaseConflict,))
+        except NotFound as error:
+            raise _Again(f"the models Redis forgot new versions before they were saved ({error})") from error
+
+    async def _saved(self, run_id: str) -> None:
+        """Wait for a save that covers the batch, and make sure that it was still there to be saved."""
+        await self._models_patience(
+            lambda: asyncio.to_thread(self._saves.wait_saved, SAVE_TIMEOUT_S), also=(SaveFailed,)
+        )
+        if await self._run_id() != run_id:
+            raise _Again("the models Redis restarted before new versions were saved")
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep in the thread that waits for a save; a batch that was abandoned must not keep the thread."""
+        if self._abandoned.wait(seconds):
+            raise Stopped
+
+    async def _run_id(self) -> str:
+        def ask() -> str:
+            return str(self._models.info("server")["run_id"])
+
+        return await self._models_patience(lambda: asyncio.to_thread(ask))
+
+    async def _answer(self, results: Sequence[tuple[StreamID, TrainingResult]]) -> None:
+        lost: BaseException | None = None
+
+        async def attempt() -> None:
+            nonlocal lost
+            if lost is not None and await self._queue.landed(results, lost):
+                return
+            try:
+                await self._queue.answer(results)
+            except (redis.RedisError, OSError) as error:
+                lost = error
+                raise
+
+        await self._streams_patience(attempt)
+
+    def _result(self, entry: StreamID, request_id: str | None, work: _Work, release: str | None) -> TrainingResult:
+        return TrainingResult(
+            request=str(entry),
+            id=request_id,
+            series=str(work.plan.series),
+            status=work.status,
+            reason=work.reason,
+            bars=work.bars,
+            versions=work.digests,
+            release=release if work.digests else None,
+            trained_through=work.through,
+            seconds=work.seconds,
+        )
+
+
+def _refused(entry: StreamID, fields: dict[bytes, bytes], reason: str) -> TrainingResult:
+    """The result of a request that cannot be read or carried out; what can be read of it is returned."""
+    series, request_id = (fields.get(name, b"").decode("utf-8", "replace")[:128] for name in (b"series", b"id"))
+    if not fields:
+        reason = "the request's entry was deleted before it was carried out: post it again"
+    return TrainingResult(
+        request=str(entry),
+        id=request_id or None,
+        series=series,
+        status="refused",
+        reason=reason,
+        bars=None,
+        versions=(),
+        release=None,
+        trained_through=None,
+        seconds=0.0,
+    )
