@@ -1,0 +1,229 @@
+"""Scoring: many forests, many rows, one call.
+
+A `ForestPack` is the forests of a release, joined into one piece of memory, checked once and never changed; threads may
+share it. The work is done by `modelstore.kernel_numba` where numba is installed (it gives up the GIL), otherwise by
+`modelstore.kernel_numpy`: the same bits, slower. Nothing else is needed to score: no XGBoost, no Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstore import kernel_numpy
+from modelstore.errors import BadModel
+from modelstore.forest import OUTSIDE
+from modelstore.forest_format import BadForest, Table, Transform, row_keys
+from modelstore.forest_table import ForestTable
+from modelstore.trees import Trees, encode_forest
+
+
+class Kernel(Protocol):
+    """What `modelstore.kernel_numba` and `modelstore.kernel_numpy` both are."""
+
+    def first_bad(self, words: NDArray[np.int32], bodies: Table) -> int:
+        """The first of `bodies` that would read outside itself or not end; -1 if none would."""
+        ...
+
+    def score(
+        self,
+        words: NDArray[np.int32],
+        segments: Table,
+        keys: NDArray[np.int32],
+        row_index: NDArray[np.int64],
+        segment_index: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Margins (k,) of the pairs (row_index, segment_index)."""
+        ...
+
+
+def _installed() -> Kernel:
+    try:
+        from modelstore import kernel_numba
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        return kernel_numpy
+    return kernel_numba
+
+
+#: The kernel that this process scores with.
+KERNEL: Kernel = _installed()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForestPack:
+    """Forests that score together; immutable.
+
+    Attributes:
+        table: the forests' bytes, and where everything lies in them.
+        n_features: how many features every row must have.
+        kernel: what does the work.
+    """
+
+    table: ForestTable
+    n_features: int
+    kernel: Kernel = KERNEL
+
+    @classmethod
+    def build(cls, blobs: Sequence[bytes], feature_count: int | None = None, kernel: Kernel = KERNEL) -> Self:
+        """Join and check forests; their place in `blobs` is their number in the pack.
+
+        Args:
+            feature_count: how many features each must take; left out: as many as the first.
+
+        Raises:
+            BadForest: one is damaged, hostile, of an unknown version, or takes another number of features; it carries
+                the forest's place in `blobs`.
+        """
+        return cls._checked(blobs, range(len(blobs)), feature_count, kernel)
+
+    def replace(self, keep: Sequence[int], blobs: Sequence[bytes]) -> Self:
+        """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
+
+        Raises:
+            BadForest: as in `build`; the position counts the kept ones too.
+            IndexError: this pack has no such forest.
+        """
+        _check_index("keep", np.asarray(keep, np.int64), len(self))
+        ends, data = (4 * self.table.ends).tolist(), self.table.words.data.cast("B")
+        kept = [data[ends[number - 1] if number else 0 : ends[number]] for number in keep]
+        new = range(len(kept), len(kept) + len(blobs))
+        return self._checked([*kept, *blobs], new, self.n_features or None, self.kernel)
+
+    @classmethod
+    def _checked(
+        cls, blobs: Sequence[bytes | memoryview], unchecked: range, feature_count: int | None, kernel: Kernel
+    ) -> Self:
+        table = ForestTable.read(blobs)
+        table.check_checksums(unchecked)
+        bad = kernel.first_bad(table.words, table.body[unchecked.start : unchecked.stop])
+        if bad >= 0:
+            raise BadForest(unchecked.start + bad, OUTSIDE)
+        found = table.header["features"]
+        if feature_count is None:
+            feature_count = int(found[0]) if len(found) else 0
+        wrong = found != feature_count
+        if wrong.any():
+            position = int(wrong.argmax())
+            raise BadForest(position, f"takes {found[position]} features, {feature_count} are wanted here")
+        return cls(table, feature_count, kernel)
+
+    def __len__(self) -> int:
+        return len(self.table.ends)
+
+    def n_outputs(self, forest: int) -> int:
+        """How many margins a forest gives for a row."""
+        return int(self.table.header["outputs"][forest])
+
+    def score_pairs(
+        self, rows: NDArray[np.float32], row_index: NDArray[np.integer], forest_index: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """Margins of single-output forests.
+
+        Fastest when pairs of the same forest are neighbours, and the forests come in the order of the pack.
+
+        Args:
+            rows: float32 (n, n_features); NaN is missing.
+            row_index: the row of each pair, integers (k,).
+            forest_index: the forest of each pair, integers (k,).
+
+        Returns:
+            float32 (k,).
+
+        Raises:
+            BadModel: the rows have another number of features, or a forest has several outputs.
+            IndexError: there is no such row or forest.
+        """
+        return self.margins(rows, row_index, forest_index, outputs=1)[:, 0]
+
+    def margins(
+        self,
+        rows: NDArray[np.float32],
+        row_index: NDArray[np.integer],
+        forest_index: NDArray[np.integer],
+        outputs: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Margins of forests that all have the same number of outputs; otherwise as `score_pairs`.
+
+        Args:
+            outputs: how many outputs each forest must have; left out: as many as the first one asked for.
+
+        Returns:
+            float32 (k, outputs).
+        """
+        # Copies, so that the compiled code always gets the one kind of array that it was compiled for.
+        row, forest = np.array(row_index, np.int64), np.array(forest_index, np.int64)
+        if rows.ndim != 2 or (len(self) and rows.shape[1] != self.n_features):
+            raise BadModel(f"the rows have shape {rows.shape}, the forests take (n, {self.n_features})")
+        if row.ndim != 1 or row.shape != forest.shape:
+            raise BadModel(f"row_index has shape {row.shape}, forest_index {forest.shape}: both must be (k,)")
+        _check_index("row_index", row, len(rows))
+        _check_index("forest_index", forest, len(self))
+        first = self.table.first_segment[forest]
+        counts = self.table.first_segment[forest + 1] - first
+        if outputs is None:
+            outputs = int(counts[0]) if len(counts) else 1
+        wrong = counts != outputs
+        if wrong.any():
+            pair = int(wrong.argmax())
+            raise BadModel(f"forest {forest[pair]} has {counts[pair]} outputs, {outputs} are wanted here: call margins")
+        keys = row_keys(np.asarray(rows, np.float32))
+        if outputs > 1:
+            row, first = np.repeat(row, outputs), (first[:, None] + np.arange(outputs)).reshape(-1)
+        scores = self.kernel.score(self.table.words, self.table.segments, keys, row, first)
+        return scores.reshape(len(forest), outputs)
+
+    def transform(self, margins: NDArray[np.float32], forest: int) -> NDArray[np.float32]:
+        """What `Booster.predict` gives for margins of a forest; see `predictions`."""
+        return predictions(margins, Transform(int(self.table.header["transform"][forest])))
+
+
+def _check_index(what: str, index: NDArray[np.int64], count: int) -> None:
+    if len(index) and not 0 <= index.min() <= index.max() < count:
+        raise IndexError(f"{what} runs from {index.min()} to {index.max()}, there are {count}")
+
+
+def predictions(margins: NDArray[np.float32], transform: Transform) -> NDArray[np.float32]:
+    """From margins to what `Booster.predict` gives.
+
+    Identity, hinge and argmax are exact; logistic, exp and softmax agree to a relative 1e-6, since the last bit of an
+    exponential differs between libraries.
+
+    Args:
+        margins: float32, (k,) or (k, outputs); softmax and argmax take their last axis as the classes.
+
+    Returns:
+        float32 of the same shape; argmax: the class, without the last axis.
+    """
+    one = np.float32(1)
+    match transform:
+        case Transform.IDENTITY:
+            found = margins
+        case Transform.LOGISTIC:
+            # XGBoost bounds the exponent likewise: beyond it a float32 overflows.
+            found = one / (one + np.exp(np.minimum(-margins, np.float32(88.7))))
+        case Transform.EXP:
+            with np.errstate(over="ignore"):
+                found = np.exp(margins)
+        case Transform.HINGE:
+            found = (margins > 0).astype(np.float32)
+        case Transform.SOFTMAX:
+            weights = np.exp(margins - margins.max(axis=-1, keepdims=True))
+            found = weights / weights.sum(axis=-1, keepdims=True)
+        case Transform.ARGMAX:
+            found = margins.argmax(axis=-1).astype(np.float32)
+    return found
+
+
+def warm() -> None:
+    """Score a tiny forest of each layout, so that compiled code is in memory before the first real call."""
+    leaf = np.full(1, -1)
+    stump = Trees(leaf, leaf, leaf + 1, leaf > 0, np.ones(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    blob = encode_forest(stump, np.zeros(1, np.float32), 1, Transform.IDENTITY)
+    index = np.zeros(1, np.int32)
+    ForestPack.build([blob], 1).score_pairs(np.zeros((1, 1), np.float32), index, index)

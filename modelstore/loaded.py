@@ -1,0 +1,267 @@
+"""What a scorer holds in memory: the champions of one release, packed for the kernel. Immutable.
+
+A release that follows another is loaded by reading only the versions that the other lacks. A champion that cannot be
+served (missing, damaged, made for other features) is left out and named in `refused`: one bad model does not stop the
+others. Every serving block and forest is checked against the digest that the release names.
+
+What is loaded is a function of the release's id, the targets and the feature count alone, so every worker that loads a
+release from a sound store scores alike. No store is asked once a release is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstore.errors import BadModel
+from modelstore.forest import Transform
+from modelstore.kernel import ForestPack
+from modelstore.manifest import Serving
+from modelstore.names import CHAMPION
+from modelstore.releases import Releases
+from modelstore.store import ModelStore, ServingBlobs
+from modelstore.version import check_parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeriesModels:
+    """The champions of one series, T of them.
+
+    Attributes:
+        series: `SPY:1m`.
+        targets: those of the pipeline's targets that have a champion, in the pipeline's order.
+        versions: digest per target.
+        forest_index: int32 (T,), place of each forest in the pack.
+        trained_through: int64 (T,), epoch ns.
+        low: float32 (T, F), smallest value of each feature in training.
+        high: float32 (T, F), largest value of each feature in training.
+    """
+
+    series: str
+    targets: tuple[str, ...]
+    versions: tuple[str, ...]
+    forest_index: NDArray[np.int32]
+    trained_through: NDArray[np.int64]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+class _Held(NamedTuple):
+    """A version that was found sound, and the place of its forest in the pack."""
+
+    serving: Serving
+    created_ms: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedRelease:
+    """The champions of a release, ready to score.
+
+    Attributes:
+        id: the release's id; "" if there is no release yet.
+        number: its number if it was in force when it was loaded, else `None`.
+        oldest_created_ms: when the oldest of its models was stored, epoch ms; `None` without models.
+        refused: `NAME` -> why the champion of this model is not served.
+    """
+
+    id: str
+    number: int | None = None
+    oldest_created_ms: int | None = None
+    refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    _groups: Mapping[str, SeriesModels] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    _held: Mapping[str, _Held] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    _pack: ForestPack | None = field(default=None, repr=False)
+
+    @property
+    def models(self) -> int:
+        """How many models are served."""
+        return len(self._pack) if self._pack is not None else 0
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The series that have a champion, sorted."""
+        return tuple(sorted(self._groups))
+
+    def group(self, series: str) -> SeriesModels | None:
+        """The champions of a series, or `None` if it has none."""
+        return self._groups.get(series)
+
+    def score(self, rows: NDArray[np.float32], groups: Sequence[SeriesModels]) -> list[NDArray[np.float32]]:
+        """Score each row with all models of its series, in one call of the kernel.
+
+        Args:
+            rows: float32 (n, F), NaN for missing.
+            groups: n groups of *this* release.
+
+        Returns:
+            For each row float32 (T,), the margins of its group's models.
+
+        Raises:
+            BadModel: the rows have another number of features than the models.
+        """
+        if not groups:
+            return []
+        assert self._pack is not None, "a group comes from a release with models"
+        counts = [len(group.targets) for group in groups]
+        row_index = np.repeat(np.arange(len(groups), dtype=np.int32), counts)
+        forest_index = np.concatenate([group.forest_index for group in groups])
+        scores = self._pack.score_pairs(np.ascontiguousarray(rows, np.float32), row_index, forest_index)
+        ends = np.cumsum(counts).tolist()
+        return [scores[end - count : end] for count, end in zip(counts, ends, strict=True)]
+
+
+#: What a scorer holds before there is any release: it scores nothing.
+EMPTY = LoadedRelease("")
+
+
+def load_release(
+    store: ModelStore,
+    releases: Releases,
+    release_id: str,
+    *,
+    targets: Sequence[str],
+    feature_count: int,
+    previous: LoadedRelease | None = None,
+    number: int | None = None,
+) -> LoadedRelease:
+    """Load the champions of a release. Blocks: use a thread.
+
+    Args:
+        targets: the pipeline's targets; champions of others are passed over.
+        feature_count: features of a row; a champion that takes another number is refused.
+        previous: a release whose versions need not be read again.
+        number: of the release, if it is in force.
+
+    Raises:
+        NotFound: the store does not hold the release.
+        BadModel: the release itself is damaged.
+        redis.RedisError: as the driver raises it.
+    """
+    wanted = _champions(releases.get(release_id).aliases, targets)
+    pack = previous._pack if previous is not None else None
+    if pack is not None and pack.n_features != feature_count:
+        pack = None
+    known = previous._held if previous is not None and pack is not None else {}
+    kept = [digest for digest in wanted.values() if digest in known]
+    missing = {digest: f"{series}/{target}" for (series, target), digest in wanted.items() if digest not in known}
+    fresh, refused = _read(store, missing, feature_count)
+    keep = [known[digest].place for digest in kept]
+    try:
+        pack = _pack(pack, keep, fresh, feature_count)
+    except BadModel:
+        fresh, unfit = _fitting(fresh, feature_count)
+        refused |= {missing[digest]: reason for digest, reason in unfit.items()}
+        pack = _pack(pack, keep, fresh, feature_count)
+    held = {digest: known[digest]._replace(place=place) for place, digest in enumerate(kept)}
+    held |= {
+        digest: _Held(Serving.decode(blobs.serving), blobs.created_ms, len(kept) + place)
+        for place, (digest, blobs) in enumerate(fresh.items())
+    }
+    return LoadedRelease(
+        id=release_id,
+        number=number,
+        oldest_created_ms=min((version.created_ms for version in held.values()), default=None),
+        refused=MappingProxyType(refused),
+        _groups=MappingProxyType(_groups(wanted, held)),
+        _held=MappingProxyType(held),
+        _pack=pack,
+    )
+
+
+def _champions(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(series, target) -> digest of the champions that this pipeline serves, in a fixed order."""
+    order = {target: index for index, target in enumerate(targets)}
+    found: dict[tuple[str, str], str] = {}
+    for (name, alias), digest in aliases.items():
+        series, _, target = name.rpartition("/")
+        if alias == CHAMPION and target in order:
+            found[series, target] = digest
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], order[item[0][1]])))
+
+
+def _read(
+    store: ModelStore, missing: Mapping[str, str], feature_count: int
+) -> tuple[dict[str, ServingBlobs], dict[str, str]]:
+    """Read versions (digest -> name): those whose bytes are sound, and why the others are refused (name -> reason)."""
+    fresh: dict[str, ServingBlobs] = {}
+    refused: dict[str, str] = {}
+    for (digest, name), blobs in zip(missing.items(), store.load_serving(list(missing)), strict=True):
+        try:
+            if blobs is None:
+                raise BadModel(f"the store does not hold version {digest[:12]}, or not all of it")
+            if blobs.name != name:
+                raise BadModel(f"version {digest[:12]} is of model {blobs.name}")
+            check_parts(digest, blobs.parts, serving=blobs.serving, forest=blobs.forest)
+            found = len(Serving.decode(blobs.serving).low)
+            if found != feature_count:
+                raise BadModel(
+                    f"version {digest[:12]} takes {found} features, the pipeline makes {feature_count}: train it again"
+                )
+            fresh[digest] = blobs
+        except BadModel as error:
+            refused[name] = str(error)
+    return fresh, refused
+
+
+def _pack(
+    previous: ForestPack | None, keep: Sequence[int], fresh: Mapping[str, ServingBlobs], feature_count: int
+) -> ForestPack:
+    """The forests `keep` of the previous pack, then the fresh ones.
+
+    Raises:
+        BadModel: a fresh one cannot be packed, or is no regression with one output.
+    """
+    blobs = [version.forest for version in fresh.values()]
+    pack = ForestPack.build(blobs, feature_count) if previous is None else previous.replace(keep, blobs)
+    head = pack.table.header
+    wrong = (head["outputs"] != 1) | (head["transform"] != Transform.IDENTITY)
+    if wrong.any():
+        at = int(wrong.argmax())
+        outputs, transform = int(head["outputs"][at]), Transform(int(head["transform"][at])).name.lower()
+        raise BadModel(
+            f"its forest has {outputs} outputs and the transform {transform}; a model of a series has one and none"
+        )
+    return pack
+
+
+def _fitting(fresh: Mapping[str, ServingBlobs], feature_count: int) -> tuple[dict[str, ServingBlobs], dict[str, str]]:
+    """Try forests of which some cannot be packed one by one: those that can, and why others cannot (digest -> reason).
+
+    That is slow, and rare: their bytes are those that were stored.
+    """
+    fitting: dict[str, ServingBlobs] = {}
+    unfit: dict[str, str] = {}
+    for digest, blobs in fresh.items():
+        try:
+            _pack(None, (), {digest: blobs}, feature_count)
+            fitting[digest] = blobs
+        except BadModel as error:
+            unfit[digest] = f"version {digest[:12]}: {error}"
+    return fitting, unfit
+
+
+def _groups(wanted: Mapping[tuple[str, str], str], held: Mapping[str, _Held]) -> dict[str, SeriesModels]:
+    members: dict[str, list[tuple[str, str]]] = {}
+    for (series, target), digest in wanted.items():
+        if digest in held:
+            members.setdefault(series, []).append((target, digest))
+    return {series: _group(series, found, held) for series, found in members.items()}
+
+
+def _group(series: str, members: Sequence[tuple[str, str]], held: Mapping[str, _Held]) -> SeriesModels:
+    versions = [held[digest] for _, digest in members]
+    return SeriesModels(
+        series=series,
+        targets=tuple(target for target, _ in members),
+        versions=tuple(digest for _, digest in members),
+        forest_index=np.array([version.place for version in versions], np.int32),
+        trained_through=np.array([version.serving.trained_through for version in versions], np.int64),
+        low=np.stack([version.serving.low for version in versions]).astype(np.float32),
+        high=np.stack([version.serving.high for version in versions]).astype(np.float32),
+    )
