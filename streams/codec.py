@@ -127,7 +127,9 @@ def decode(entries: Sequence[RawEntry]) -> Decoded:
             ):
                 symbol, price, size, ts = fields[1], float(fields[3]), float(fields[5]), int(fields[7])
                 plain = b"_" not in fields[3] and b"_" not in fields[5] and b"_" not in fields[7]
-                if not (symbol and plain and price > 0 and size >= 0 and isfinite(price + size) and 0 <= ts < _END_OF_TIME):
+                if not (
+                    symbol and plain and price > 0 and size >= 0 and isfinite(price + size) and 0 <= ts < _END_OF_TIME
+                ):
                     symbol, price, size, ts = _tick(_pairs(fields))
             else:
                 named = _pairs(fields)

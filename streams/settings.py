@@ -219,6 +219,15 @@ def load_settings(**flags: Any) -> tuple[Settings, Origins]:
     return settings, origins
 
 
+def as_variable(value: object) -> str:
+    """The text of a setting's value as `load_settings` reads it from a `RED10_…` variable; shows secrets."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return orjson.dumps(value).decode() if isinstance(value, dict) else str(value)
+
+
 def _nearest(name: str) -> str:
     close = difflib.get_close_matches(name, list(Settings.model_fields), 1)
     return f" (did you mean {close[0]}?)" if close else ""
