@@ -1,0 +1,56 @@
+"""The `red10` command. Its verbs are in `ops.commands`, one module per group of the help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ops.commands import data, follow, look, models, run
+from ops.commands.session import WHERE, remember, with_common
+
+app = typer.Typer(
+    name="red10",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"red10 {version('red10')}")
+        raise typer.Exit
+
+
+def _root(
+    ctx: typer.Context,
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version, rich_help_panel=WHERE),
+    ] = False,
+    **given: object,
+) -> None:
+    """Ticks in, signals out: streaming machine learning on Redis.
+
+    New here? `red10 demo` runs the whole job once on real data.
+    """
+    remember(ctx, given)
+
+
+app.callback()(with_common(_root))
+run.register(app)
+data.register(app)
+follow.register(app)
+models.register(app)
+look.register(app)
+
+
+def main() -> None:
+    """Run the command; exits with its code."""
+    app(prog_name="red10")

@@ -1,0 +1,202 @@
+"""Data: `publish`, `replay`, `signals`, `predictions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ops.commands.session import DATA, JsonOption, Session, command
+from streams.errors import Red10Error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from producers.replay import Replayed
+    from streams.columns import Ticks
+
+
+class BadUse(Red10Error):
+    """Options that don't go together."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, panel=DATA)(publish)
+    command(app, panel=DATA)(replay)
+
+
+def publish(
+    session: Session,
+    symbol: Annotated[str | None, typer.Argument(help="Symbol, such as SPY.", show_default=False)] = None,
+    price: Annotated[float | None, typer.Argument(help="Price, above zero.", show_default=False)] = None,
+    *,
+    size: Annotated[float, typer.Option("--size", help="Size, zero or more.")] = 0.0,
+    ts: Annotated[
+        str, typer.Option("--ts", metavar="TIME", help="Event time: now, 2024-05-01T14:30:00Z, epoch s or ns.")
+    ] = "now",
+    bid: Annotated[float | None, typer.Option("--bid", help="Best bid.")] = None,
+    ask: Annotated[float | None, typer.Option("--ask", help="Best ask.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="The venue's own id of the trade.")] = None,
+    clock: Annotated[
+        str | None,
+        typer.Option(
+            "--clock",
+            metavar="TIME",
+            help="Instead of a tick: say that nothing earlier will follow, which closes bars of quiet symbols.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Publish one tick, or the clock.
+
+    SYMBOL PRICE publishes a tick and prints the id of its entry.
+    """
+    import time
+
+    from ops.commands.times import parse_time, show_ns
+    from producers.publisher import TickPublisher
+
+    if (clock is None) == (symbol is None or price is None):
+        raise BadUse("publish takes SYMBOL and PRICE, or --clock TIME: red10 publish SPY 512.5")
+    at = parse_time(ts if clock is None else clock, time.time_ns())
+    settings, origins = session.load()
+    with (
+        session.roles(settings, "streams") as roles,
+        TickPublisher(roles.settings, origins=origins) as publisher,
+    ):
+        if clock is not None:
+            publisher.clock(at)
+            what: dict[str, object] = {"clock": at, "partitions": publisher.tenant.partitions}
+            text = f"clock {show_ns(at)} UTC in {publisher.tenant.partitions} partitions"
+        else:
+            assert symbol is not None, "checked above"
+            assert price is not None, "checked above"
+            entry = publisher.publish(symbol, price, size, at, bid, ask, id)
+            partition = publisher.tenant.partition_of(symbol)
+            what = {"id": str(entry), "symbol": symbol, "partition": partition, "ts": at}
+            text = f"{entry} in partition {partition}"
+    if json:
+        session.json(what)
+    else:
+        session.line(text)
+
+
+def replay(
+    session: Session,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CSV (.csv, .csv.gz) or Parquet.", show_default=False)
+    ],
+    *,
+    speed: Annotated[
+        str, typer.Option("--speed", metavar="N|max", help="Multiple of real time, or max for as fast as possible.")
+    ] = "max",
+    symbol: Annotated[
+        str | None, typer.Option("--symbol", help="Symbol of all rows, for files without such a column.")
+    ] = None,
+    sort: Annotated[bool, typer.Option("--sort", help="Put rows in order of time instead of refusing them.")] = False,
+    tz: Annotated[str, typer.Option("--tz", metavar="ZONE", help="Time zone of stamps that name none.")] = "UTC",
+    interval: Annotated[
+        str | None, typer.Option("--interval", help="Length of the bars in the files; left out: found.")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--start", metavar="TIME", help="First event time.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Event time to stop before.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Publish ticks or bars from files, merged by time.
+
+    Each file is checked as a whole first; nothing of it is published if a row is wrong. A bar (open, high, low, close,
+    volume) becomes four ticks.
+    """
+    import time
+
+    from ops.commands.times import parse_time
+    from producers.publisher import TickPublisher
+    from producers.replay import replay as run
+    from producers.tables import load_ticks
+    from streams.series import Interval
+
+    factor = _speed(speed)
+    length = Interval.parse(interval) if interval else None
+    now = time.time_ns()
+    bounds = [None if text is None else parse_time(text, now) for text in (start, until)]
+    tables = []
+    for file in files:
+        session.say(f"reading {file}")
+        tables.append(load_ticks(file, symbol=symbol, tz=tz, sort=sort, interval=length))
+    settings, origins = session.load()
+    with (
+        session.roles(settings, "streams") as roles,
+        TickPublisher(roles.settings, origins=origins) as publisher,
+    ):
+        done = _with_progress(
+            session,
+            sum(len(table.slice(*bounds)) for table in tables),
+            lambda on_progress: run(
+                publisher, tables, speed=factor, start=bounds[0], until=bounds[1], on_progress=on_progress
+            ),
+        )
+        intervals = publisher.tenant.pipeline.parsed_intervals
+    if json:
+        from dataclasses import asdict
+
+        session.json(asdict(done))
+        return
+    _say_done(session, done, _symbols(tables), intervals[-1].ns)
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        return float(text.removesuffix("x"))
+    except ValueError:
+        raise BadUse(f"--speed takes a number above zero or max, not {text!r}: red10 replay --speed 60 FILE") from None
+
+
+def _with_progress(
+    session: Session, total: int, run: Callable[[Callable[[int, int, int], None]], Replayed]
+) -> Replayed:
+    """Run with a progress bar; broken off, say how far it came."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ops.commands.times import show_ns
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+    at: tuple[int, int] | None = None
+    with Progress(*columns, console=session.err, transient=True) as progress:
+        task = progress.add_task("ticks", total=total)
+
+        def show(done: int, _total: int, ts: int) -> None:
+            nonlocal at
+            at = done, ts
+            progress.update(task, completed=done, description=f"{show_ns(ts)}")
+
+        try:
+            return run(show)
+        except KeyboardInterrupt:
+            if at is not None:
+                session.say(f"Broken off after {at[0]} of {total} ticks; the last one's event time is {at[1]}.")
+            raise
+
+
+def _symbols(tables: list[Ticks]) -> int:
+    return len({name for table in tables for name in table.names})
+
+
+def _say_done(session: Session, done: Replayed, symbols: int, longest_ns: int) -> None:
+    from ops.commands.times import show_ns
+
+    if done.last_ts is None:
+        session.text("0 ticks: no row lies between --start and --until.")
+        return
+    rate = f", {done.ticks / done.seconds:,.0f} ticks/s" if done.seconds > 0 else ""
+    session.text(
+        f"{done.ticks} ticks of {symbols} symbols, {show_ns(done.first_ts)} to {show_ns(done.last_ts)} UTC, "
+        f"in {done.seconds:.1f} s{rate}"
+    )
+    session.say(
+        "The last bars stay open until later ticks or a clock close them: "
+        f"`red10 publish --clock {(done.last_ts // longest_ns + 1) * longest_ns}`"
+    )

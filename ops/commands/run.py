@@ -1,0 +1,91 @@
+"""Running: `demo`, `up`, `worker`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ops.commands.session import RUN, Session, command
+
+
+class WorkerRole(StrEnum):
+    """What a worker does."""
+
+    scorer = "scorer"
+    trainer = "trainer"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, panel=RUN)(demo)
+    command(app, panel=RUN)(up)
+    command(app, panel=RUN)(worker)
+
+
+def demo(session: Session) -> None:
+    """Run the whole job once on real data, from ticks to signals.
+
+    Five stocks, 13 years of daily bars; each run uses a tenant of its own, which stays and can be looked at.
+    """
+    from ops.demo import run
+    from ops.demo_view import LiveDisplay, closing, next_commands, opening, print_next
+
+    settings, origins = session.load()
+    opening(session.out)
+    with LiveDisplay(session.err) as display:
+        outcome = run(settings, origins, display, display.say)
+    closing(session.out, outcome)
+    print_next(session.out, next_commands(outcome.tenant, settings.data_dir))
+
+
+def up(session: Session) -> None:
+    """Run both Redis servers, a scorer and a trainer until Ctrl-C."""
+    from ops.up import run_up
+
+    settings, origins = session.load()
+
+    def ready(what: list[tuple[str, str]]) -> None:
+        session.table(("running", "where"), what)
+        session.say(
+            "\nIn another terminal: `red10 publish SPY 512.5`, `red10 signals --follow`, `red10 status`. "
+            "Ctrl-C stops everything."
+        )
+
+    run_up(settings, origins, session.say, ready)
+    session.say("Stopped.")
+
+
+def worker(
+    session: Session,
+    *,
+    role: Annotated[WorkerRole, typer.Option("--role", help="What it does.")] = WorkerRole.scorer,
+    start_anew: Annotated[
+        bool,
+        typer.Option(
+            "--start-anew", help="Forget the state of partitions that another configuration computed, and begin again."
+        ),
+    ] = False,
+    lifeline: Annotated[
+        bool, typer.Option("--lifeline", hidden=True, help="Stop when standard input closes (used by `up`).")
+    ] = False,
+) -> None:
+    """Run one scorer or trainer until Ctrl-C; several share the work."""
+    from ops.embedded import kept_running
+    from ops.supervise import stop_when_orphaned
+
+    settings, origins = session.load()
+    if lifeline:
+        stop_when_orphaned()
+    # Under `up` it is `up` that keeps the servers running.
+    with (
+        session.roles(settings, "streams", "models") as roles,
+        kept_running(() if lifeline else roles.embedded.values(), session.say),
+    ):
+        from consumers.worker import run_scorer, run_trainer
+
+        if role is WorkerRole.trainer:
+            run_trainer(roles.settings, origins)
+        else:
+            run_scorer(roles.settings, origins, start_anew=start_anew)

@@ -1,0 +1,142 @@
+"""What `red10 demo` shows: live progress, the table at the end, and the commands to try next."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ops.demo import RETRAIN_AT, Outcome, splits_text
+from producers.bars import TICKS_PER_BAR
+
+
+class LiveDisplay:
+    """Progress on a terminal; on anything else, a line per phase."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None)
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def phase(self, text: str) -> None:
+        """What is being done now."""
+        if self._live:
+            self._progress.update(self._task, description=text)
+        elif text != self._said:
+            self._console.print(text, markup=False, style="dim", soft_wrap=True)
+        self._said = text
+
+    def advance(self, ticks: int, total: int) -> None:
+        """How far the replay is."""
+        self._progress.update(self._task, completed=ticks, total=total)
+
+    def say(self, text: str) -> None:
+        """A message that stays on the screen."""
+        self._console.print(text, markup=False)
+
+
+def opening(console: Console) -> None:
+    """What the demo is about to do."""
+    console.print("[bold]Red10 demo[/bold]: ticks in, signals out, on an embedded Redis\n", highlight=False)
+    console.print(
+        f"Daily bars of five stocks, 2000 to 2013, [bold]replayed as ticks[/bold]: each bar becomes {TICKS_PER_BAR},\n"
+        "open, low, high, close (open, high, low, close if it fell). Prices are adjusted for splits:\n"
+        f"{splits_text()}.\n",
+        highlight=False,
+    )
+
+
+def closing(console: Console, outcome: Outcome) -> None:
+    """The table and what it says."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("series", "ticks", "bars", "models", "trained", "predictions", "signals"):
+        table.add_column(column, justify="left" if column == "series" else "right")
+    for series, count in sorted(outcome.series.items()):
+        cells = (count.ticks, count.bars, count.models, count.trainings, count.predictions, count.signals)
+        table.add_row(series, *(f"{cell:,}" for cell in cells))
+    total = [sum(getattr(count, name) for count in outcome.series.values()) for name in _TOTALS]
+    table.add_section()
+    table.add_row("all", *(f"{number:,}" for number in total), style="bold")
+    console.print(table)
+    for series, count in sorted(outcome.series.items()):
+        if count.refused:
+            console.print(f"[bold]{series}[/bold] has no models: {count.refused}", highlight=False, soft_wrap=True)
+    dead = "none was set aside" if not outcome.dead else f"{outcome.dead} were set aside (dead letters)"
+    ticks, bars = total[0], total[1]
+    console.print(
+        f"\n{len(RETRAIN_AT)} trainings made {outcome.versions:,} model versions in {outcome.training_s:.1f} s. "
+        f"{ticks:,} ticks went through the live path\nin {outcome.replay_s:.1f} s "
+        f"({ticks / outcome.replay_s:,.0f} ticks/s, {bars / outcome.replay_s:,.0f} bars/s, "
+        f"waiting included); of the ticks, {dead}.\nAll in {outcome.seconds:.1f} s.\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"digest of all signals  [bold]{outcome.digest}[/bold]", highlight=False, soft_wrap=True)
+    console.print("(the same in every run on the same versions of the libraries)\n", style="dim")
+
+
+_TOTALS = ("ticks", "bars", "models", "trainings", "predictions", "signals")
+
+
+def next_commands(tenant: str, data_dir: Path) -> list[tuple[str, str]]:
+    """(command, what it shows), as they can be typed where the demo ran."""
+    red10 = executable()
+    where = f" --tenant {tenant}"
+    if data_dir != Path("red10-data"):
+        where += f" --data-dir {data_dir}"
+    return [
+        (f"{red10} signals -n 10{where}", "the last signals"),
+        (f"{red10} predictions --symbol AAPL -n 3{where}", "what the models said of AAPL"),
+        (f"{red10} model show AAPL:1d/close_10{where}", "one of the models"),
+        (f"{red10} release list{where}", "what was put in force when"),
+        (f"{red10} status{where}", "partitions, lag, releases"),
+        (f"{red10} keys AAPL{where}", "lines for redis-cli"),
+    ]
+
+
+def executable() -> str:
+    """How `red10` was called: by name if that finds this one, else by its path from here."""
+    here = Path(sys.argv[0])
+    if here.name != "red10":
+        return f"{Path(sys.executable).name} -m red10"
+    found = shutil.which("red10")
+    if found is not None and Path(found).resolve() == here.resolve():
+        return "red10"
+    relative = os.path.relpath(here)
+    return str(here) if relative.startswith("..") else relative
+
+
+def print_next(console: Console, commands: list[tuple[str, str]]) -> None:
+    """The commands to try next, each on a line of its own, so that it can be copied whole."""
+    console.print("Everything stays and can be looked at:", highlight=False)
+    for command, what in commands:
+        console.print(f"  [dim]# {what}[/dim]\n  {command}", highlight=False, soft_wrap=True)

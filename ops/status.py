@@ -1,0 +1,254 @@
+"""What is going on: servers, members, partitions with their lag, training requests, the release in force.
+
+Reads only, without taking part: no group is created, no lease touched. What cannot be known is `None`, never a guess: a
+lag that Redis does not tell (6.2, or after a deletion) is counted if it is small, else it is only said that it exceeds
+what was counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+from pydantic import SecretStr
+from redis.exceptions import ResponseError
+
+from streams.clients import connect, error_code, safe_url, translate
+from streams.errors import Red10Error
+from streams.ids import StreamID
+from streams.keys import SCORERS, TRAINERS, Keys, PartitionKeys
+from streams.locate import Role
+from streams.tenant import Tenant, find_tenant
+
+#: How far a lag is counted entry by entry where Redis does not tell it.
+COUNT_TO = 1000
+#: Partitions asked about in one round trip.
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One Redis. Everything but `role` and `url` is `None` while it is away, and `error` says why.
+
+    Attributes:
+        url: without user and password.
+        memory: bytes in use.
+        uptime_s: seconds since its start.
+    """
+
+    role: Role
+    url: str
+    version: str | None = None
+    memory: int | None = None
+    uptime_s: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One partition.
+
+    Attributes:
+        owner: the worker that holds the lease.
+        lease_ms: how long the lease lasts unless renewed.
+        checkpoint: the last entry consumed.
+        last: the last entry published.
+        lag: entries published and not consumed.
+        lag_exceeds: a number that the lag is above, where it is not known itself.
+        release: the release in force.
+        dead: dead letters kept.
+    """
+
+    partition: int
+    owner: str | None
+    lease_ms: int | None
+    checkpoint: StreamID | None
+    last: StreamID | None
+    lag: int | None
+    lag_exceeds: int | None
+    release: str | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker that heartbeats; `age_ms` since its last one."""
+
+    name: str
+    age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The request stream: all requests kept, those taken up and not answered, those not taken up."""
+
+    requests: int
+    pending: int
+    waiting: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The model store: how many models, and the release in force."""
+
+    models: int
+    release: str | None
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that `red10 status` shows; parts are `None` where their server is away or the tenant is missing."""
+
+    tenant: str
+    servers: tuple[ServerStatus, ...]
+    partitions: tuple[PartitionStatus, ...] | None
+    members: tuple[Member, ...] | None
+    training: Training | None
+    models: Models | None
+
+
+def read_status(name: str, streams_url: SecretStr, models_url: SecretStr) -> Status:
+    """Look at both servers.
+
+    Raises:
+        ConfigurationError: a URL is none, or the stored tenant is of another version.
+    """
+    partitions = members = training = models = None
+    with connect(streams_url) as streams, connect(models_url) as store:
+        servers = (_server("streams", streams, streams_url), _server("models", store, models_url))
+        if servers[0].error is None:
+            with translate(streams_url):
+                tenant = find_tenant(streams, name)
+                if tenant is not None:
+                    partitions = read_partitions(streams, tenant)
+                    members = read_members(streams, tenant.keys)
+                    training = read_training(streams, tenant.keys)
+        if servers[1].error is None:
+            with translate(models_url):
+                models = read_models(store, Keys(name))
+    return Status(name, servers, partitions, members, training, models)
+
+
+def _server(role: Role, client: redis.Redis, url: SecretStr) -> ServerStatus:
+    try:
+        with translate(url):
+            info = client.info()
+    except Red10Error as error:
+        return ServerStatus(role, safe_url(url), error=str(error))
+    version = str(info.get("valkey_version", info["redis_version"]))
+    return ServerStatus(role, safe_url(url), version, info["used_memory"], info["uptime_in_seconds"])
+
+
+def read_partitions(client: redis.Redis, tenant: Tenant) -> tuple[PartitionStatus, ...]:
+    """The partitions in order; one round trip per `CHUNK` of them, one more for each lag that Redis does not tell."""
+    found: list[PartitionStatus] = []
+    for first in range(0, tenant.partitions, CHUNK):
+        numbers = range(first, min(first + CHUNK, tenant.partitions))
+        with client.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                keys = tenant.keys.partition(number)
+                pipe.get(keys.lease)
+                pipe.pttl(keys.lease)
+                pipe.hmget(keys.state, ["checkpoint", "release"])
+                pipe.xinfo_stream(keys.ticks)
+                pipe.xinfo_groups(keys.ticks)
+                pipe.xlen(keys.dead)
+            replies = pipe.execute(raise_on_error=False)
+        for at, number in enumerate(numbers):
+            found.append(_partition(client, tenant.keys.partition(number), replies[6 * at : 6 * at + 6]))
+    return tuple(found)
+
+
+def _partition(client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any]) -> PartitionStatus:
+    lease, ttl, state, stream, groups, dead = (_readable(reply) for reply in replies)
+    checkpoint, release = state or (None, None)
+    at = StreamID.parse(checkpoint) if checkpoint else None
+    last = StreamID.parse(stream["last-generated-id"]) if stream else None
+    broken = isinstance(replies[3], ResponseError) and not _no_such_key(replies[3])
+    if broken:
+        lag, exceeds = None, None
+    elif at is None:
+        # Nothing was consumed, so nothing was trimmed.
+        lag, exceeds = (stream["length"] if stream else 0), None
+    else:
+        lag, exceeds = _lag(client, keys, at, last, groups or [])
+    return PartitionStatus(
+        partition=keys.partition,
+        owner=lease.decode().rpartition("/")[0] or lease.decode() if lease else None,
+        lease_ms=ttl if lease and ttl >= 0 else None,
+        checkpoint=at,
+        last=last,
+        lag=lag,
+        lag_exceeds=exceeds,
+        release=release.decode() if release else None,
+        dead=dead or 0,
+    )
+
+
+def _readable(reply: Any) -> Any:
+    """A reply of a pipeline; what is missing or of the wrong type is `None`, what may not be read is an error."""
+    if isinstance(reply, ResponseError):
+        if _no_such_key(reply) or error_code(reply) == "WRONGTYPE":
+            return None
+        raise reply
+    return reply
+
+
+def _no_such_key(error: ResponseError) -> bool:
+    return "no such key" in str(error)
+
+
+def _lag(
+    client: redis.Redis, keys: PartitionKeys, checkpoint: StreamID, last: StreamID | None, groups: Sequence[Any]
+) -> tuple[int | None, int | None]:
+    """The lag, or what it exceeds."""
+    # 1. Everything was consumed.
+    if last == checkpoint:
+        return 0, None
+    # 2. The stream is gone, or its ids restarted below the checkpoint: it will be read anew once an owner notices.
+    if last is None or last < checkpoint:
+        return None, None
+    # 3. Redis keeps the count (7.0, unless entries were deleted ahead of the group).
+    known = next((group.get("lag") for group in groups if group["name"] == SCORERS.encode()), None)
+    if known is not None:
+        return int(known), None
+    # 4. It does not: count what is there, up to a bound.
+    following = cast(list[Any], client.xrange(keys.ticks, f"({checkpoint}", "+", COUNT_TO + 1))
+    return (len(following), None) if len(following) <= COUNT_TO else (None, COUNT_TO)
+
+
+def read_members(client: redis.Redis, keys: Keys) -> tuple[Member, ...]:
+    """The workers, by name."""
+    seconds, micros = client.time()
+    now = seconds * 1000 + micros // 1000
+    rows = cast(list[tuple[bytes, float]], client.zrange(keys.members, 0, -1, withscores=True))
+    return tuple(sorted((Member(name.decode(), now - int(at)) for name, at in rows), key=lambda member: member.name))
+
+
+def read_training(client: redis.Redis, keys: Keys) -> Training:
+    """The request stream."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.xlen(keys.requests)
+        pipe.xinfo_groups(keys.requests)
+        length, groups = (_readable(reply) for reply in pipe.execute(raise_on_error=False))
+    length = length or 0
+    group = next((g for g in groups or [] if g["name"] == TRAINERS.encode()), None)
+    if group is None:
+        return Training(length, 0, length)
+    told: int | None = group.get("lag")
+    if told is not None:
+        return Training(length, group["pending"], told)
+    start = f"({group['last-delivered-id'].decode()}"
+    following = cast(list[Any], client.xrange(keys.requests, start, "+", COUNT_TO + 1))
+    return Training(length, group["pending"], len(following) if len(following) <= COUNT_TO else None)
+
+
+def read_models(client: redis.Redis, keys: Keys) -> Models:
+    """The model store."""
+    count = client.zcard(keys.models)
+    pointer = cast(list[bytes | None], client.hmget(keys.release_pointer, ["id", "number"]))
+    release, number = pointer
+    return Models(count, release.decode() if release else None, int(number) if number else None)
