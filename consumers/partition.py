@@ -28,7 +28,7 @@ from streams.channel import WorkChannel
 from streams.clients import Backoff, Verdict, classify, error_code
 from streams.codec import RELEASE, RawEntry, decode
 from streams.commit import Answer, Commit, Committer
-from streams.errors import ConfigurationError, Red10Error, RedisRefused, RedisUnavailable
+from streams.errors import Red10Error, RedisRefused, RedisUnavailable
 from streams.ids import StreamID
 from streams.keys import PartitionKeys
 from streams.resume import Resume, look, resume
@@ -39,6 +39,10 @@ log = logging.getLogger("red10.partition")
 ANCHOR_EVERY_S = 1.0
 #: Longest wait before a partition that is broken for people to mend is tried again, seconds.
 BROKEN_CAP_S = 15.0
+
+
+class BrokenKey(Red10Error):
+    """A key holds what Red10 did not write; counted when the script said so."""
 
 
 class ComputeFailed(Red10Error):
@@ -198,7 +202,7 @@ class PartitionTask:
             state.counter += 1
             self._metrics.batch(self.keys.ticks, computed.counts, taken)
         elif answer is Answer.BROKEN:
-            raise ConfigurationError(
+            raise BrokenKey(
                 f"{detail} is of a type that Red10 does not write, or its ids are exhausted: "
                 "move the key away (RENAME), then the partition goes on by itself"
             )
@@ -220,7 +224,7 @@ class PartitionTask:
         """Say once what is wrong, then wait a little, or until told to stop."""
         self.progress = time.monotonic()
         code = error_code(error)
-        if classify(error) is Verdict.FAIL and not isinstance(error, RedisUnavailable | RedisRefused):
+        if classify(error) is Verdict.FAIL and not isinstance(error, RedisUnavailable | RedisRefused | BrokenKey):
             self._metrics.committed(self.keys.ticks, "BROKEN", None)
         self._say(code + str(error), f"{self.keys.ticks}: {error}")
         with contextlib.suppress(TimeoutError):

@@ -6,6 +6,7 @@ Pure: what comes out depends on the request, the tenant's pipeline and the numbe
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from consumers.fit import FitRequest
 from streams.records import TrainingRequest
@@ -55,8 +56,16 @@ def check_bars(plan: Plan, found: int, needed: int) -> Refusal | None:
     """Judge whether there is enough history."""
     if found >= needed:
         return None
-    until = "" if plan.as_of is None else f" that end at or before {plan.as_of}"
+    until = "" if plan.as_of is None else f" up to {_utc(plan.as_of)}"
     return Refusal(f"{plan.series} needs {needed} bars, found {found}{until}: train it again when there are more")
+
+
+def _utc(ns: int) -> str:
+    """A time for people: to the second, UTC; times that no calendar has stay as they are."""
+    try:
+        return f"{datetime.fromtimestamp(ns // 1_000_000_000, UTC):%Y-%m-%d %H:%M:%SZ}"
+    except (OverflowError, ValueError, OSError):
+        return f"{ns} ns"
 
 
 def split(request: FitRequest, parts: int) -> list[FitRequest]:

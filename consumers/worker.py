@@ -34,7 +34,7 @@ from consumers.scorer import Spec
 from consumers.state import fingerprint as state_fingerprint
 from consumers.targets import Target
 from consumers.trainer import Trainer, TrainerOptions
-from modelstore import kernel
+from consumers.warm import warm_kernels
 from modelstore.errors import BadModel, NotFound
 from modelstore.follow import Follower
 from modelstore.loaded import LoadedRelease
@@ -192,7 +192,7 @@ class _ScorerProcess:
         async def on_change(release: LoadedRelease) -> None:
             ownership.notify(release)
 
-        await asyncio.to_thread(kernel.warm)
+        await asyncio.to_thread(warm_kernels)
         following = asyncio.create_task(follower.run(on_change))
         with contextlib.suppress(TimeoutError):  # the follower says that the store is away
             await asyncio.wait_for(follower.ready.wait(), STORE_PATIENCE_S)

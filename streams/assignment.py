@@ -2,8 +2,8 @@
 
 Every worker computes the same answer from the same members, so nobody has to lead. Highest random weight (Thaler and
 Ravishankar, 1998) moves few partitions when a member comes or goes; the cap ⌈partitions / members⌉ (as in Mirrokni,
-Thorup and Zadimoghaddam, 2018) keeps it from leaving a worker idle, which plain rendezvous did in 38 % of trials of
-4 workers on 8 partitions.
+Thorup and Zadimoghaddam, 2018) bounds the load; where the partitions divide evenly it also leaves nobody idle, which
+plain rendezvous did in 38 % of trials of 4 workers on 8 partitions (docs/decisions/003).
 """
 
 from __future__ import annotations

@@ -113,10 +113,10 @@ class Settings(BaseSettings):
     keep_outputs: int = Field(1_000_000, ge=1000, description="most entries kept in each output stream, about")
 
     # Training
-    rounds: int = Field(60, ge=1, le=10_000, description="boosting rounds (trees) per model")
+    rounds: int = Field(40, ge=1, le=10_000, description="boosting rounds (trees) per model")
     max_depth: int = Field(3, ge=1, le=12, description="depth of a tree")
-    learning_rate: float = Field(0.05, gt=0, le=1, description="shrinkage per tree (eta)")
-    min_child_weight: float = Field(20, ge=0, description="smallest weight of a leaf, in rows")
+    learning_rate: float = Field(0.03, gt=0, le=1, description="shrinkage per tree (eta)")
+    min_child_weight: float = Field(50, ge=0, description="smallest weight of a leaf, in rows")
     min_rows: int = Field(250, ge=10, description="fewest training rows a model is fitted on")
     max_bars: int = Field(20_000, ge=100, description="most bars a model is trained on, the newest")
     seed: int = Field(0, ge=0, description="seed of the fits")
