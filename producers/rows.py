@@ -71,8 +71,9 @@ def _numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
 def _float(value: object) -> float:
     try:
         # Python reads 1_000; files don't mean it.
-        return math.nan if isinstance(value, str) and "_" in value else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        text = str(value)
+        return math.nan if "_" in text else float(text)
+    except ValueError:
         return math.nan
 
 

@@ -182,3 +182,38 @@ async def test_the_asynchronous_publisher_waits_for_memory(server: Server, clien
         client.config_set("maxmemory", 0)
         await waiting
     assert [tick.price for tick in ticks_in(client, partition_of("A", 8))] == [1.0, 2.0]
+
+
+def test_a_ctrl_c_leaves_no_reply_behind_for_the_next_tick(
+    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = KEYS.partition(partition_of("A", 8)).ticks
+    with TickPublisher(url=server.url) as publisher:
+        publisher.publish("A", 1.0)
+        with monkeypatch.context() as patched:
+
+            def interrupted(*args: Any, **options: Any) -> None:
+                raise KeyboardInterrupt
+
+            # Redis answers later, so that the connection looks clean when it is used again.
+            client.client_pause(300)
+            patched.setattr("redis.connection.AbstractConnection.read_response", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                publisher.publish("A", 2.0)
+        entry = publisher.publish("A", 3.0)
+    last, fields = cast(Any, client.xrevrange(key, count=1))[0]
+    assert Tick.from_fields(fields).price == 3.0
+    assert StreamID.parse(last) == entry
+
+
+async def test_a_cancelled_task_leaves_no_reply_behind_for_the_next_tick(server: Server, client: redis.Redis) -> None:
+    key = KEYS.partition(partition_of("A", 8)).ticks
+    async with AsyncTickPublisher(url=server.url) as publisher:
+        await publisher.publish("A", 1.0)
+        client.client_pause(300)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(publisher.publish("A", 2.0), 0.1)
+        entry = await publisher.publish("A", 3.0)
+    last, fields = cast(Any, client.xrevrange(key, count=1))[0]
+    assert Tick.from_fields(fields).price == 3.0
+    assert StreamID.parse(last) == entry

@@ -52,9 +52,9 @@ def signal(number: int, series: str = "SPY:1m") -> Signal:
 
 def bar(number: int, series: str = "SPY:1m") -> Bar:
     start = T0 + number * 60 * SECOND
-    prices = {name: 1.0 for name in ("open", "high", "low", "close")}
+    prices: dict[str, Any] = {name: 1.0 for name in ("open", "high", "low", "close")}
     span = {"start": start, "end": start + 60 * SECOND, "first": "0:1-0:0:0", "last": "0:1-0:0:0", "src": "0:1-0:0:0"}
-    return Bar(series=series, bar=number, volume=1.0, ticks=1, **prices, **span)  # type: ignore[arg-type]
+    return Bar(series=series, bar=number, volume=1.0, ticks=1, **cast(Any, prices | span))
 
 
 def put(client: redis.Redis, key: str, *records: Record, entry: str = "*") -> None:
