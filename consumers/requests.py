@@ -53,6 +53,22 @@ def post_request(client: redis.Redis, keys: Keys, request: TrainingRequest) -> S
     return StreamID.parse(cast(bytes, client.xadd(keys.requests, fields)))
 
 
+def post_requests(client: redis.Redis, keys: Keys, requests: Iterable[TrainingRequest]) -> list[StreamID]:
+    """Append several in one transaction, so that an idle trainer takes them as one batch: one release, one save.
+
+    Returns:
+        Entry ids, in order.
+
+    Raises:
+        redis.RedisError: as `post_request`.
+    """
+    with client.pipeline(transaction=True) as pipe:
+        for request in requests:
+            fields: dict[Any, Any] = {**request.to_fields()}
+            pipe.xadd(keys.requests, fields)
+        return [StreamID.parse(entry) for entry in pipe.execute()]
+
+
 def wait_results(
     client: redis.Redis,
     keys: Keys,

@@ -152,6 +152,11 @@ class Trainer:
         longest = max(self._tenant.pipeline.horizons)
         return bars_needed(self._features.window, longest, self._options.parameters.min_rows)
 
+    @property
+    def away(self) -> dict[str, bool]:
+        """For each role whether it was away at the last try."""
+        return {"streams": self._streams_patience.away, "models": self._models_patience.away}
+
     def stop(self) -> None:
         """Ask `read` and `handle` to end: within `GRACE_S` and a bit, the batch finished or left pending."""
         self._stop.set()

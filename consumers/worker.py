@@ -43,8 +43,8 @@ from streams.channel import WorkChannel
 from streams.clients import connect, connect_async, read_raw
 from streams.commit import Committer
 from streams.errors import ConfigurationError
-from streams.keys import SCORERS
-from streams.resume import lag
+from streams.keys import SCORERS, TRAINERS
+from streams.resume import group_lag, lag
 from streams.settings import Origins, Settings
 from streams.tenant import Tenant, open_tenant
 
@@ -303,7 +303,10 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
             )
         except Stopped:
             return
-        watch = asyncio.create_task(_stop_with(stop, trainer.stop))
+        helpers = [
+            asyncio.create_task(_stop_with(stop, trainer.stop)),
+            asyncio.create_task(_trainer_gauges(streams, tenant, trainer, metrics)),
+        ]
         state["state"] = "running"
         try:
             while not stop.is_set():
@@ -313,13 +316,26 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                     if report.results:
                         metrics.trained([result.status for result in report.results], report.models, report.seconds)
         finally:
-            watch.cancel()
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
             await asyncio.to_thread(trainer.close)
             await streams.aclose()
             bars.close()
             models.close()
 
     await run(app, main, channel)
+
+
+async def _trainer_gauges(streams: redis.asyncio.Redis, tenant: Tenant, trainer: Trainer, metrics: Metrics) -> None:
+    while True:
+        for role, away in trainer.away.items():
+            metrics.redis(role, up=not away)
+        behind = None
+        with contextlib.suppress(RedisError, OSError):  # the trainer says when Redis is away
+            behind = await group_lag(streams, tenant.keys.requests, TRAINERS)
+        metrics.lag(tenant.keys.requests, TRAINERS, behind)
+        await asyncio.sleep(GAUGES_EVERY_S)
 
 
 async def _stop_with(stop: asyncio.Event, end: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ from typing import Protocol, Self, cast
 
 import redis
 
-from consumers.requests import post_request, wait_results
+from consumers.requests import post_requests, wait_results
 from modelstore.releases import Releases
 from ops.embedded import Roles, kept_running, open_roles
 from ops.status import read_partitions
@@ -242,7 +242,8 @@ class _Demo:
         series = [f"{name}:1d" for name, bars in self._stocks.items() if int(bars.start[0]) < as_of]
         self._display.phase(f"training on the bars before {at:%Y-%m-%d}: {', '.join(series)}")
         keys = self._tenant.keys
-        requests = [post_request(self._streams, keys, TrainingRequest(series=name, as_of=as_of)) for name in series]
+        wanted = [TrainingRequest(series=name, as_of=as_of) for name in series]
+        requests = post_requests(self._streams, keys, wanted)
         results = wait_results(self._streams, keys, requests, timeout_s=PATIENCE_S)
         for result in results.values():
             self._take(result)

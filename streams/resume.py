@@ -71,13 +71,23 @@ async def lag(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: Stre
     too.
     """
     try:
-        groups = await client.xinfo_groups(keys.ticks)
-        known = next((group.get("lag") for group in groups if group["name"] == SCORERS.encode()), None)
+        known = await group_lag(client, keys.ticks, SCORERS)
         if known is not None:
-            return int(known)
+            return known
         following = await client.xrange(keys.ticks, f"({checkpoint}", "+", 1)
     except ResponseError as error:
         if error_code(error) == "WRONGTYPE":
             return None
         return 0 if "no such key" in str(error) else None
     return None if following else 0
+
+
+async def group_lag(client: redis.asyncio.Redis, key: str, group: str) -> int | None:
+    """What Redis itself says of a group's lag; `None` before 7.0, and where it does not know.
+
+    Raises:
+        ResponseError: there is no such stream.
+    """
+    groups = await client.xinfo_groups(key)
+    known = next((found.get("lag") for found in groups if found["name"] == group.encode()), None)
+    return None if known is None else int(known)

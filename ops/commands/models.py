@@ -53,7 +53,7 @@ def train(
     """
     import time
 
-    from consumers.requests import post_request, wait_results
+    from consumers.requests import post_requests, wait_results
     from ops.commands.times import parse_time
     from streams.clients import connect, translate
     from streams.records import TrainingRequest
@@ -73,7 +73,8 @@ def train(
         translate(roles.streams_url),
     ):
         keys = open_tenant(client, settings, origins).keys
-        posted = {post_request(client, keys, request): request.series for request in wanted}
+        ids = post_requests(client, keys, wanted)
+        posted = {entry: request.series for entry, request in zip(ids, wanted, strict=True)}
         if no_wait:
             _show_posted(session, posted, json)
             return

@@ -13,19 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from consumers.bars import BarBuilder
 from consumers.features import load_feature_set
-from consumers.history import BarWindow, parse_bar
-from consumers.outputs import Fields
+from consumers.history import BarWindow
 from consumers.policy import Hysteresis
-from consumers.scorer import Scorer, Spec, releases_in
-from consumers.state import PartitionState, read_state
+from consumers.scorer import Spec
 from consumers.targets import Target
-from modelstore.loaded import EMPTY, LoadedRelease, SeriesModels
-from streams.codec import RawEntry, decode
+from modelstore.loaded import LoadedRelease, SeriesModels
+from streams.codec import RawEntry
 from streams.keys import Keys
 from streams.records import Bar, DeadLetter, Prediction, Signal
 from streams.series import Interval, partition_of
+from tests.consumers.committed import Store, as_bytes, raw_entry
 
 S = 1_000_000_000
 NOW_MS = 1_700_000_000_000
@@ -85,51 +83,8 @@ SPEC = Spec(
 )
 
 
-def raw(number: int, **fields: object) -> RawEntry:
-    flat: list[bytes] = []
-    for name, value in fields.items():
-        flat += (name.encode(), str(value).encode())
-    return f"{NOW_MS + number}-0".encode(), flat
-
-
-class Store:
-    """What the commit would write: streams and the state hash."""
-
-    def __init__(self) -> None:
-        self.streams: dict[str, list[Fields]] = {}
-        self.state: dict[bytes, bytes] = {}
-        self.counts: dict[str, int] = {}
-
-    def run(self, scorer: Scorer, entries: Sequence[RawEntry]) -> None:
-        decoded = decode(entries)
-        known = {release: FAKES[release] for release in releases_in(decoded) if release in FAKES}
-        computed = scorer.compute(decoded, known)
-        for key, fields in computed.outputs:
-            self.streams.setdefault(key, []).append(fields)
-        for name, value in computed.state.items():
-            self.state[name.encode()] = value.encode() if isinstance(value, str) else value
-        counter = int(self.state.get(b"counter", b"0")) + 1
-        self.state |= {
-            b"counter": str(counter).encode(),
-            b"checkpoint": str(computed.last).encode(),
-            b"entries": str(scorer.state.entries).encode(),
-        }
-        for name, count in computed.counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def scorer(self) -> Scorer:
-        """A scorer as a new owner would build it."""
-        empty = PartitionState(BarBuilder([interval.ns for interval in SPEC.intervals], SPEC.lateness_ns))
-        state = read_state(self.state, empty, window=3, expected=SPEC.fingerprint, where="state")
-        for (slot, interval), series in state.series.items():
-            key = KEYS.bars(f"{state.builder.symbols[slot]}:{SPEC.intervals[interval]}")
-            for fields in self.streams.get(key, [])[-3:]:
-                series.tail.append(*parse_bar(key, b"0-0", as_bytes(fields)))
-        return Scorer(SPEC, KEYS, state, FAKES.get(state.release, EMPTY))
-
-
-def as_bytes(fields: Sequence[str]) -> dict[bytes, bytes]:
-    return {fields[at].encode(): fields[at + 1].encode() for at in range(0, len(fields), 2)}
+def store() -> Store:
+    return Store(SPEC, KEYS, FAKES)
 
 
 ticks = st.builds(
@@ -154,7 +109,7 @@ inputs = st.lists(st.one_of(ticks, ticks, ticks, ticks, ticks, controls, bad), m
 
 
 def entries_of(items: Sequence[Mapping[str, Any]]) -> list[RawEntry]:
-    return [raw(number, **item) for number, item in enumerate(items)]
+    return [raw_entry(NOW_MS + number, **item) for number, item in enumerate(items)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -163,9 +118,9 @@ def test_outputs_and_state_do_not_depend_on_batches_and_restarts(
     items: list[dict[str, Any]], cuts: list[int], restart: bool
 ) -> None:
     entries = entries_of(items)
-    whole = Store()
+    whole = store()
     whole.run(whole.scorer(), entries)
-    pieces = Store()
+    pieces = store()
     scorer = pieces.scorer()
     bounds = sorted({0, len(entries), *(cut for cut in cuts if cut < len(entries))})
     for begin, end in itertools.pairwise(bounds):
@@ -181,12 +136,12 @@ def test_outputs_and_state_do_not_depend_on_batches_and_restarts(
 @settings(max_examples=100, deadline=None)
 @given(inputs)
 def test_every_output_reads_back_through_its_record_and_ticks_are_tiled(items: list[dict[str, Any]]) -> None:
-    store = Store()
-    store.run(store.scorer(), entries_of(items))
+    found = store()
+    found.run(found.scorer(), entries_of(items))
     records: dict[str, Any] = {KEYS.predictions: Prediction, KEYS.signals: Signal, KEYS.dead: DeadLetter}
     sources: set[str] = set()
     shortest = 0
-    for key, rows in store.streams.items():
+    for key, rows in found.streams.items():
         for fields in rows:
             record = records.get(key, Bar).from_fields(as_bytes(fields))
             assert list(record.to_fields()) == fields[::2]
@@ -196,12 +151,12 @@ def test_every_output_reads_back_through_its_record_and_ticks_are_tiled(items: l
                 shortest += record.ticks
     open_ticks = sum(
         int(bar[6])
-        for name, value in store.state.items()
+        for name, value in found.state.items()
         if name.startswith(b"s:")
         for bar in orjson.loads(value)[1][0][2]
     )
     controls_in = sum("kind" in item for item in items)
-    dead = len(store.streams.get(KEYS.dead, []))
+    dead = len(found.streams.get(KEYS.dead, []))
     unknown = sum(item.get("release") == "c" * 64 for item in items)
     assert shortest + open_ticks + dead - unknown + controls_in == len(items)
 
@@ -211,19 +166,19 @@ def closes(symbol: str, prices: Sequence[float], start: int = 0) -> list[dict[st
 
 
 def test_what_was_trained_on_is_marked_and_makes_no_signal() -> None:
-    store = Store()
+    found = store()
     items = [{"kind": "release", "release": "a" * 64}, *closes(HOME[0], [100, 101, 103, 106, 110, 115, 121])]
-    store.run(store.scorer(), entries_of(items))
-    predictions = [Prediction.from_fields(as_bytes(row)) for row in store.streams[KEYS.predictions]]
+    found.run(found.scorer(), entries_of(items))
+    predictions = [Prediction.from_fields(as_bytes(row)) for row in found.streams[KEYS.predictions]]
     assert [record.in_sample for record in predictions if record.series.endswith("1s")] == [(False, True)] * 3
-    assert store.streams[KEYS.signals]
+    assert found.streams[KEYS.signals]
 
 
 def test_a_signal_says_what_it_was_made_of() -> None:
-    store = Store()
+    found = store()
     items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 100, 102, 102, 102])]
-    store.run(store.scorer(), entries_of(items))
-    [signal] = [Signal.from_fields(as_bytes(row)) for row in store.streams[KEYS.signals]]
+    found.run(found.scorer(), entries_of(items))
+    [signal] = [Signal.from_fields(as_bytes(row)) for row in found.streams[KEYS.signals]]
     assert (signal.side, signal.position, signal.bar, signal.ts) == ("buy", 1, 2, 3 * S)
     assert signal.expected_return == pytest.approx(2 * np.log(1.02), rel=1e-6)
     assert (signal.price, signal.horizon, signal.valid_until) == (102.0, 2, 5 * S)
@@ -233,9 +188,9 @@ def test_a_signal_says_what_it_was_made_of() -> None:
 
 
 def test_dead_letters_name_the_right_key_and_keep_the_raw_fields() -> None:
-    store = Store()
-    store.run(store.scorer(), entries_of([{"symbol": AWAY, "price": 1, "size": 1, "ts": 1, "venue": "X"}]))
-    [letter] = [DeadLetter.from_fields(as_bytes(row)) for row in store.streams[KEYS.dead]]
+    found = store()
+    found.run(found.scorer(), entries_of([{"symbol": AWAY, "price": 1, "size": 1, "ts": 1, "venue": "X"}]))
+    [letter] = [DeadLetter.from_fields(as_bytes(row)) for row in found.streams[KEYS.dead]]
     right = Keys("t").partition(partition_of(AWAY, 4)).ticks
     assert letter.reason == "wrong_partition"
     assert right in letter.detail

@@ -374,6 +374,17 @@ async def test_scorers_see_whole_releases_only_while_they_are_switched(server: S
     assert looks > 10
 
 
+async def test_a_follower_that_ended_leaves_no_connection(server: Server) -> None:
+    with server.client() as client:
+        before = client.info("clients")["connected_clients"]
+        found = follower(server)
+        async with running(found) as told:
+            promote(server, 0)
+            await next_of(told)
+            assert client.info("clients")["connected_clients"] > before
+        await until(lambda: client.info("clients")["connected_clients"] == before)
+
+
 async def test_a_hung_store_does_not_hold_up_the_end(own_server: Server) -> None:
     promote(own_server, 0)
     found = follower(own_server, 20)

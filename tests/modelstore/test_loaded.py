@@ -216,6 +216,33 @@ def test_a_model_with_several_outputs_is_left_out(store: ModelStore, releases: R
     assert scores(release, ["SPY:1m"]) == [[margins(good, ROWS[:1])[0]]]
 
 
+def test_a_classification_is_left_out(store: ModelStore, releases: Releases) -> None:
+    """Its margin is no forecast of a label."""
+    import xgboost
+
+    from modelstore.compiler import compile_booster
+
+    rows = np.random.default_rng(0).normal(size=(60, FEATURES)).astype(np.float32)
+    booster = xgboost.train(
+        {"objective": "binary:logistic", "max_depth": 2, "nthread": 1},
+        xgboost.DMatrix(rows, rows[:, 0] > 0),
+        num_boost_round=2,
+    )
+    low = np.zeros(FEATURES, np.float32)
+    odds = NewVersion(manifest("XLE:1m/open_5", 1), Serving(1, low, low), compile_booster(booster), b"")
+    release = load(store, releases, put(store, releases, [odds]))
+    assert release.models == 0
+    assert "logistic" in release.refused["XLE:1m/open_5"]
+
+
+def test_a_release_loaded_for_other_features_is_not_built_upon(store: ModelStore, releases: Releases) -> None:
+    release_id = put(store, releases, [fitted(NAMES[0])])
+    narrow = load(store, releases, release_id)
+    wide = load_release(store, releases, release_id, targets=TARGETS, feature_count=FEATURES + 1, previous=narrow)
+    assert wide.models == 0
+    assert list(wide.refused) == [NAMES[0]]
+
+
 def test_rows_of_another_width_are_refused(store: ModelStore, releases: Releases) -> None:
     release = load(store, releases, put(store, releases, [fitted(NAMES[0])]))
     group = release.group("XLE:1m")

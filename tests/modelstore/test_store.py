@@ -10,15 +10,16 @@ import redis
 import zstandard
 from redis.exceptions import ResponseError
 
+from modelstore.compression import compress
 from modelstore.errors import BadModel, NotFound
-from modelstore.manifest import Serving
+from modelstore.manifest import Manifest, Serving
 from modelstore.releases import Releases
 from modelstore.store import PUT_CHUNK, ModelStore
-from modelstore.version import NewVersion, VersionInfo
+from modelstore.version import NewVersion, VersionInfo, digest_of, hash_parts
 from streams.clients import error_code
 from streams.errors import BadName
 from streams.keys import STORE, Keys
-from tests.modelstore.made import contents, fitted, made_up, made_up_many, manifest
+from tests.modelstore.made import FEATURES, contents, fitted, made_up, made_up_many, manifest
 from tests.servers import Server
 
 NAMES = ["SPY:1m/close_5", "SPY:1m/open_5", "XLE:1m/close_5", "iris/species"]
@@ -234,6 +235,55 @@ def test_two_versions_whose_parts_are_swapped_are_found(store: ModelStore, clien
     client.hset(keys.version(one.digest), "forest", two.forest)
     with pytest.raises(BadModel, match="forest"):
         store.forest(one.digest)
+
+
+def test_a_version_that_was_replaced_by_another_as_a_whole_is_found(
+    store: ModelStore, client: redis.Redis, keys: Keys
+) -> None:
+    """Its parts agree with each other, but not with the digest that it is asked for by."""
+    one, two = fitted("SPY:1m/close_5", 1), fitted("SPY:1m/close_5", 2)
+    store.put_many([one, two])
+    client.copy(keys.version(two.digest), keys.version(one.digest), replace=True)
+    for read in (store.manifest, store.forest, store.ubj, store.verify):
+        with pytest.raises(BadModel, match="does not give its digest"):
+            read(one.digest)
+
+
+def smuggle(store: ModelStore, stated: str, manifest: Manifest, serving: Serving, forest: bytes) -> str:
+    """Put a version that no `NewVersion` would be; its digest."""
+    parts = hash_parts(manifest.canonical(), serving.encode(), forest, b"")
+    digest = digest_of(parts)
+    fields: dict[str, str | bytes] = {
+        "name": stated,
+        "number": "1",
+        "created": "1",
+        "parts": parts,
+        "manifest": compress(manifest.canonical()),
+        "serving": serving.encode(),
+        "forest": forest,
+        "ubj": compress(b""),
+    }
+    for field, value in fields.items():
+        store.client.hset(store.keys.version(digest), field, value)
+    store.client.hset(store.keys.model(stated), mapping={"last": 1, "1": digest})
+    return digest
+
+
+def test_verify_finds_parts_that_contradict_each_other(store: ModelStore, client: redis.Redis, keys: Keys) -> None:
+    name, sound, wide = "SPY:1m/close_5", fitted("SPY:1m/close_5", 1), fitted("SPY:1m/close_5", 1, FEATURES + 1)
+    assert store.verify(smuggle(store, name, sound.manifest, sound.serving, sound.forest))
+    cases = [
+        (smuggle(store, "SPY:1m/close_10", sound.manifest, sound.serving, sound.forest), "is stored as"),
+        (smuggle(store, name, manifest(name, 2), sound.serving, sound.forest), "disagree on trained_through"),
+        (smuggle(store, name, sound.manifest, sound.serving, wide.forest), "features"),
+    ]
+    for digest, message in cases:
+        with pytest.raises(BadModel, match=message):
+            store.verify(digest)
+    digest = smuggle(store, name, sound.manifest, sound.serving, sound.forest)
+    client.hset(keys.model(name), "1", wide.digest)
+    with pytest.raises(BadModel, match="is not number"):
+        store.verify(digest)
 
 
 def test_the_digest_covers_every_part_and_nothing_else() -> None:

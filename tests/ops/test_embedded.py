@@ -91,6 +91,11 @@ def test_attaches_to_the_running_server_and_only_the_last_user_stops_it(data_dir
     assert not first.directory.server_json.exists()
 
 
+def test_server_is_out_of_reach_of_the_terminal(data_dir: Path) -> None:
+    with attach_or_start(make(data_dir), "streams") as server:
+        assert os.getsid(server.pid) == server.pid
+
+
 @pytest.mark.parametrize("role", ["streams", "models"])
 def test_data_outlives_a_proper_stop_and_the_port_is_kept(data_dir: Path, binary: Path, role: Role) -> None:
     settings = make(data_dir, redis_server=binary)

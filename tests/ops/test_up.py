@@ -184,6 +184,7 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     @property
@@ -197,7 +198,11 @@ class Up:
         return sum(note[0] == what for note in self.notes)
 
     def end(self, number: int) -> tuple[str, str]:
-        self.process.send_signal(number)
+        if number == signal.SIGINT:
+            # A terminal sends Ctrl-C to every process that `up` has not set apart.
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
         return self.process.communicate(timeout=30)
 
     def servers_run(self) -> list[bool]:
