@@ -44,6 +44,14 @@ KEEP = 4
 SLICE_S = 0.25
 
 
+class _Link(NamedTuple):
+    """A client and what speaks through it."""
+
+    client: redis.Redis
+    store: ModelStore
+    releases: Releases
+
+
 class _Seen(NamedTuple):
     """What a look at the store found."""
 
@@ -90,7 +98,7 @@ class Follower:
         self._feature_count = feature_count
         self._follow_s = follow_ms / 1000
         self._clock = clock
-        self._client: redis.Redis | None = None
+        self._link: _Link | None = None
         self._events: redis.client.PubSub | None = None
         self._deaf = False
         self._untold = False
@@ -118,7 +126,7 @@ class Follower:
             RedisUnavailable, RedisRefused: the store is away, or refuses for now.
             NotFound, BadModel: the release in force cannot be loaded; `current` stays.
         """
-        seen = await self._call(self._look)
+        seen = await self._call(_look)
         before = self.current
         if seen.pointer is None:
             gone = before.id != EMPTY.id
@@ -162,9 +170,9 @@ class Follower:
 
     def close(self) -> None:
         """Drop the connections; a thread that still waits on one ends. The next call makes new ones."""
-        client, self._client, self._events = self._client, None, None
-        if client is not None:
-            client.connection_pool.disconnect()
+        link, self._link, self._events = self._link, None, None
+        if link is not None:
+            link.client.connection_pool.disconnect()
 
     async def _try_refresh(self) -> bool:
         """`refresh`, with all that passes already noted; whether the store is there."""
@@ -210,9 +218,9 @@ class Follower:
             if found is None:
                 nearest = next(reversed(self._loaded.values()), None)
                 found = await self._call(
-                    lambda client: load_release(
-                        ModelStore(client, self._keys),
-                        Releases(client, self._keys),
+                    lambda link: load_release(
+                        link.store,
+                        link.releases,
                         release_id,
                         targets=self._targets,
                         feature_count=self._feature_count,
@@ -228,17 +236,18 @@ class Follower:
                 self._loaded.popitem(last=False)
             return found
 
-    async def _call(self, use: Callable[[redis.Redis], T]) -> T:
+    async def _call(self, use: Callable[[_Link], T]) -> T:
         """Use the client in a thread; note when the store goes and when it is back."""
-        client = self._client
-        if client is None:
-            client = self._client = self._factory()
+        link = self._link
+        if link is None:
+            client = self._factory()
+            link = self._link = _Link(client, ModelStore(client, self._keys), Releases(client, self._keys))
         try:
-            found = await asyncio.to_thread(use, client)
+            found = await asyncio.to_thread(use, link)
         except (RedisError, OSError) as error:
-            if client is self._client:
+            if link is self._link:
                 self.close()
-            explained = explain(error, _url_of(client))
+            explained = explain(error, _url_of(link.client))
             if self.away_since is None:
                 self.away_since = self._clock()
                 log.warning("the models Redis is away, %s: %s", _going_on(self.current), explained)
@@ -248,14 +257,11 @@ class Follower:
             self.away_since = None
         return found
 
-    def _look(self, client: redis.Redis) -> _Seen:
-        return _Seen(ModelStore(client, self._keys).find_uuid(), Releases(client, self._keys).current())
-
-    def _listen(self, client: redis.Redis, wait_s: float) -> bool:
+    def _listen(self, link: _Link, wait_s: float) -> bool:
         """Whether there was an event, or was just subscribed: what happened before that is to be looked at."""
         events = self._events
         if events is None:
-            events = cast(Callable[[], redis.client.PubSub], client.pubsub)()
+            events = cast(Callable[[], redis.client.PubSub], link.client.pubsub)()
             try:
                 events.subscribe(self._keys.events)
                 # Until the server has confirmed it, an event may pass unheard.
@@ -266,7 +272,7 @@ class Follower:
                 log.warning("no events of the models Redis, looking every %g s instead: %s", self._follow_s, error)
                 return False
             # A thread that outlived the close of its client must not leave its connection to the next one.
-            self._events = events if client is self._client else None
+            self._events = events if link is self._link else None
             return True
         heard = events.get_message(timeout=wait_s) is not None
         while heard and events.get_message(timeout=0) is not None:
@@ -279,6 +285,10 @@ class Follower:
         if problem is None and self.problem is not None:
             log.warning("the models Redis has a release again that can be loaded")
         self.problem = problem
+
+
+def _look(link: _Link) -> _Seen:
+    return _Seen(link.store.find_uuid(), link.releases.current())
 
 
 def _going_on(current: LoadedRelease) -> str:

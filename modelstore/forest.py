@@ -44,7 +44,6 @@ class Forest:
             BadForest: it is damaged, hostile, or of an unknown version.
         """
         table = ForestTable.read([blob])
-        table.check_checksums([0])
         if kernel_numpy.first_bad(table.words, table.body) >= 0:
             raise BadForest(0, OUTSIDE)
         head, depth = table.header[0], int(table.body["depth"][0])

@@ -51,11 +51,14 @@ class ForestTable:
     segments: Table
 
     @classmethod
-    def read(cls, blobs: Sequence[bytes | memoryview]) -> Self:
-        """Join the forests and check all but their checksums and bodies.
+    def read(cls, blobs: Sequence[bytes | memoryview], trusted: int = 0) -> Self:
+        """Join the forests and check all but their bodies.
+
+        Args:
+            trusted: so many of the first forests come from a table already, their checksums are not checked again.
 
         Raises:
-            BadForest: a header or an output cannot be, or a length does not fit to its header.
+            BadForest: a checksum does not hold, a header or an output cannot be, a length is not what its header says.
         """
         lengths = np.array([len(blob) for blob in blobs], np.int64)
         _refuse((lengths < HEADER.itemsize) | (lengths % 4 != 0), "is not a whole number of words, or has no header")
@@ -63,11 +66,13 @@ class ForestTable:
         ends = np.cumsum(lengths) // 4
         starts = ends - lengths // 4
         head = words[starts[:, None] + np.arange(HEADER.itemsize // 4)].view(HEADER).reshape(len(blobs))
+        _refuse(head["magic"] != MAGIC, "is no forest: it does not begin with R10F")
+        # Before the rest of the header, so that damage is called damage and not, say, a newer version.
+        _check_checksums(words, ends, head, trusted)
         _check_header(head)
         outputs, trees, nodes = (head[name].astype(np.int64) for name in ("outputs", "trees", "nodes"))
         sparse, depth = head["layout"] == 1, head["depth"].astype(np.int64)
-        perfect_words = trees * record_words(depth)
-        body_words = np.where(sparse, trees + 1 + 2 * nodes, perfect_words)
+        body_words = np.where(sparse, trees + 1 + 2 * nodes, trees * record_words(depth))
         body_at = starts + HEADER.itemsize // 4 + 2 * outputs
         _refuse(body_at + body_words != ends, "has another length than its header says")
 
@@ -77,17 +82,12 @@ class ForestTable:
         first = np.concatenate([[0], np.cumsum(outputs)])
         return cls(words, ends, head, body, first, _segments(words, body, first))
 
-    def check_checksums(self, positions: Sequence[int]) -> None:
-        """Check the checksums of the forests at `positions`.
 
-        Raises:
-            BadForest: the first that does not hold.
-        """
-        data, crcs, ends = self.words.data.cast("B"), self.header["crc"].tolist(), (4 * self.ends).tolist()
-        for position in positions:
-            start = ends[position - 1] if position else 0
-            if zlib.crc32(data[start + 8 : ends[position]]) != crcs[position]:
-                raise BadForest(position, "is damaged: its checksum does not hold")
+def _check_checksums(words: NDArray[np.int32], ends: NDArray[np.int64], head: Table, trusted: int) -> None:
+    data, crcs, stops = words.data.cast("B"), head["crc"].tolist(), [0, *(4 * ends).tolist()]
+    for position in range(trusted, len(crcs)):
+        if zlib.crc32(data[stops[position] + 8 : stops[position + 1]]) != crcs[position]:
+            raise BadForest(position, "is damaged: its checksum does not hold")
 
 
 def _refuse(bad: NDArray[np.bool_], reason: str) -> None:
@@ -96,7 +96,6 @@ def _refuse(bad: NDArray[np.bool_], reason: str) -> None:
 
 
 def _check_header(head: Table) -> None:
-    _refuse(head["magic"] != MAGIC, "is no forest: it does not begin with R10F")
     _refuse(head["version"] != VERSION, f"is of a version of the format that is not {VERSION}: upgrade Red10")
     _refuse(head["transform"] > max(Transform), "has an unknown transform")
     _refuse(head["layout"] > 1, "has an unknown layout")

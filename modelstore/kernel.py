@@ -80,7 +80,7 @@ class ForestPack:
             BadForest: one is damaged, hostile, of an unknown version, or takes another number of features; it carries
                 the forest's place in `blobs`.
         """
-        return cls._checked(blobs, range(len(blobs)), feature_count, kernel)
+        return cls._checked(blobs, 0, feature_count, kernel)
 
     def replace(self, keep: Sequence[int], blobs: Sequence[bytes]) -> Self:
         """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
@@ -92,18 +92,16 @@ class ForestPack:
         _check_index("keep", np.asarray(keep, np.int64), len(self))
         ends, data = (4 * self.table.ends).tolist(), self.table.words.data.cast("B")
         kept = [data[ends[number - 1] if number else 0 : ends[number]] for number in keep]
-        new = range(len(kept), len(kept) + len(blobs))
-        return self._checked([*kept, *blobs], new, self.n_features or None, self.kernel)
+        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel)
 
     @classmethod
     def _checked(
-        cls, blobs: Sequence[bytes | memoryview], unchecked: range, feature_count: int | None, kernel: Kernel
+        cls, blobs: Sequence[bytes | memoryview], trusted: int, feature_count: int | None, kernel: Kernel
     ) -> Self:
-        table = ForestTable.read(blobs)
-        table.check_checksums(unchecked)
-        bad = kernel.first_bad(table.words, table.body[unchecked.start : unchecked.stop])
+        table = ForestTable.read(blobs, trusted)
+        bad = kernel.first_bad(table.words, table.body[trusted:])
         if bad >= 0:
-            raise BadForest(unchecked.start + bad, OUTSIDE)
+            raise BadForest(trusted + bad, OUTSIDE)
         found = table.header["features"]
         if feature_count is None:
             feature_count = int(found[0]) if len(found) else 0
@@ -201,27 +199,27 @@ def predictions(margins: NDArray[np.float32], transform: Transform) -> NDArray[n
         float32 of the same shape; argmax: the class, without the last axis.
     """
     one = np.float32(1)
-    match transform:
-        case Transform.IDENTITY:
-            found = margins
-        case Transform.LOGISTIC:
-            # XGBoost bounds the exponent likewise: beyond it a float32 overflows.
-            found = one / (one + np.exp(np.minimum(-margins, np.float32(88.7))))
-        case Transform.EXP:
-            with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        match transform:
+            case Transform.IDENTITY:
+                found = margins
+            case Transform.LOGISTIC:
+                # XGBoost bounds the exponent likewise: beyond it a float32 overflows.
+                found = one / (one + np.exp(np.minimum(-margins, np.float32(88.7))))
+            case Transform.EXP:
                 found = np.exp(margins)
-        case Transform.HINGE:
-            found = (margins > 0).astype(np.float32)
-        case Transform.SOFTMAX:
-            weights = np.exp(margins - margins.max(axis=-1, keepdims=True))
-            found = weights / weights.sum(axis=-1, keepdims=True)
-        case Transform.ARGMAX:
-            found = margins.argmax(axis=-1).astype(np.float32)
+            case Transform.HINGE:
+                found = (margins > 0).astype(np.float32)
+            case Transform.SOFTMAX:
+                weights = np.exp(margins - margins.max(axis=-1, keepdims=True))
+                found = weights / weights.sum(axis=-1, keepdims=True)
+            case Transform.ARGMAX:
+                found = margins.argmax(axis=-1).astype(np.float32)
     return found
 
 
 def warm() -> None:
-    """Score a tiny forest of each layout, so that compiled code is in memory before the first real call."""
+    """Score a tiny forest, so that compiled code is in memory before the first real call."""
     leaf = np.full(1, -1)
     stump = Trees(leaf, leaf, leaf + 1, leaf > 0, np.ones(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
     blob = encode_forest(stump, np.zeros(1, np.float32), 1, Transform.IDENTITY)

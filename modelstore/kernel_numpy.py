@@ -50,8 +50,9 @@ def score(
 def _sum(base: np.float32, leaves: NDArray[np.float32]) -> NDArray[np.float32]:
     terms = np.empty((len(leaves), leaves.shape[1] + 1), np.float32)
     terms[:, 0], terms[:, 1:] = base, leaves
-    # Not `sum`, which adds in pairs: the bits depend on the order.
-    total: NDArray[np.float32] = np.add.accumulate(terms, axis=1)[:, -1]
+    # Not `sum`, which adds in pairs: the bits depend on the order. Overflow is as silent as in compiled code.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total: NDArray[np.float32] = np.add.accumulate(terms, axis=1)[:, -1]
     return total
 
 

@@ -24,7 +24,7 @@ from modelstore.kernel import ForestPack
 from modelstore.manifest import Serving
 from modelstore.names import CHAMPION
 from modelstore.releases import Releases
-from modelstore.store import ModelStore, ServingBlobs
+from modelstore.store import ModelStore
 from modelstore.version import check_parts
 
 
@@ -51,8 +51,16 @@ class SeriesModels:
     high: NDArray[np.float32]
 
 
+class _Fresh(NamedTuple):
+    """A version that was read and whose bytes are sound."""
+
+    serving: Serving
+    forest: bytes
+    created_ms: int
+
+
 class _Held(NamedTuple):
-    """A version that was found sound, and the place of its forest in the pack."""
+    """A version that is served, and the place of its forest in the pack."""
 
     serving: Serving
     created_ms: int
@@ -160,8 +168,8 @@ def load_release(
         pack = _pack(pack, keep, fresh, feature_count)
     held = {digest: known[digest]._replace(place=place) for place, digest in enumerate(kept)}
     held |= {
-        digest: _Held(Serving.decode(blobs.serving), blobs.created_ms, len(kept) + place)
-        for place, (digest, blobs) in enumerate(fresh.items())
+        digest: _Held(version.serving, version.created_ms, len(kept) + place)
+        for place, (digest, version) in enumerate(fresh.items())
     }
     return LoadedRelease(
         id=release_id,
@@ -187,9 +195,9 @@ def _champions(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -
 
 def _read(
     store: ModelStore, missing: Mapping[str, str], feature_count: int
-) -> tuple[dict[str, ServingBlobs], dict[str, str]]:
+) -> tuple[dict[str, _Fresh], dict[str, str]]:
     """Read versions (digest -> name): those whose bytes are sound, and why the others are refused (name -> reason)."""
-    fresh: dict[str, ServingBlobs] = {}
+    fresh: dict[str, _Fresh] = {}
     refused: dict[str, str] = {}
     for (digest, name), blobs in zip(missing.items(), store.load_serving(list(missing)), strict=True):
         try:
@@ -198,19 +206,20 @@ def _read(
             if blobs.name != name:
                 raise BadModel(f"version {digest[:12]} is of model {blobs.name}")
             check_parts(digest, blobs.parts, serving=blobs.serving, forest=blobs.forest)
-            found = len(Serving.decode(blobs.serving).low)
+            serving = Serving.decode(blobs.serving)
+            found = len(serving.low)
             if found != feature_count:
                 raise BadModel(
                     f"version {digest[:12]} takes {found} features, the pipeline makes {feature_count}: train it again"
                 )
-            fresh[digest] = blobs
+            fresh[digest] = _Fresh(serving, blobs.forest, blobs.created_ms)
         except BadModel as error:
             refused[name] = str(error)
     return fresh, refused
 
 
 def _pack(
-    previous: ForestPack | None, keep: Sequence[int], fresh: Mapping[str, ServingBlobs], feature_count: int
+    previous: ForestPack | None, keep: Sequence[int], fresh: Mapping[str, _Fresh], feature_count: int
 ) -> ForestPack:
     """The forests `keep` of the previous pack, then the fresh ones.
 
@@ -230,17 +239,17 @@ def _pack(
     return pack
 
 
-def _fitting(fresh: Mapping[str, ServingBlobs], feature_count: int) -> tuple[dict[str, ServingBlobs], dict[str, str]]:
+def _fitting(fresh: Mapping[str, _Fresh], feature_count: int) -> tuple[dict[str, _Fresh], dict[str, str]]:
     """Try forests of which some cannot be packed one by one: those that can, and why others cannot (digest -> reason).
 
     That is slow, and rare: their bytes are those that were stored.
     """
-    fitting: dict[str, ServingBlobs] = {}
+    fitting: dict[str, _Fresh] = {}
     unfit: dict[str, str] = {}
-    for digest, blobs in fresh.items():
+    for digest, version in fresh.items():
         try:
-            _pack(None, (), {digest: blobs}, feature_count)
-            fitting[digest] = blobs
+            _pack(None, (), {digest: version}, feature_count)
+            fitting[digest] = version
         except BadModel as error:
             unfit[digest] = f"version {digest[:12]}: {error}"
     return fitting, unfit

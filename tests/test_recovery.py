@@ -188,7 +188,7 @@ def test_models_come_back_from_the_rdb_after_the_model_redis_and_a_worker_were_k
         with open_roles(settings) as roles:
             client, models = (redis.Redis.from_url(server.url) for server in roles.embedded.values())
             assert ModelStore(models, keys).count() == before > 0
-            crew.start("scorer")
+            again = crew.start("scorer")
             with TickPublisher(roles.settings, origins=origins) as publisher:
                 publisher.publish_many(whole.slice(middle, None))
                 assert find_tenant(client, "t") == tenant
@@ -199,5 +199,7 @@ def test_models_come_back_from_the_rdb_after_the_model_redis_and_a_worker_were_k
             home = tenant.keys.partition(tenant.partition_of("IBM"))
             assert client.xlen(home.predictions) >= 100
             assert client.xlen(keys.requests) == 1, "nothing was trained again"
+            # A worker that is killed would leave the servers to nobody.
+            assert again.stop() == 0
             client.close()
             models.close()

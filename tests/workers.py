@@ -28,6 +28,7 @@ class Worker:
     role: str
     env: dict[str, str]
     directory: Path
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -37,7 +38,7 @@ class Worker:
     def start(self) -> Worker:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "red10", "worker", "--role", self.role],
+                [sys.executable, "-m", "red10", "worker", "--role", self.role, *self.options],
                 env={**os.environ, "RED10_WEB_PORT": "0", **self.env},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -75,8 +76,8 @@ class Workers:
     directory: Path
     started: list[Worker] = field(default_factory=list)
 
-    def start(self, role: str) -> Worker:
-        worker = Worker(role, self.env, self.directory).start()
+    def start(self, role: str, *options: str) -> Worker:
+        worker = Worker(role, self.env, self.directory, options).start()
         self.started.append(worker)
         return worker
 

@@ -9,7 +9,6 @@ Nothing heavy is imported here or at the head of the command modules: `red10 --h
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -127,7 +126,7 @@ class Session:
 
 @contextmanager
 def reporting(debug: bool) -> Iterator[None]:
-    """Turn what ends a command into a message and an exit code."""
+    """Turn what ends a command into a message and an exit code; typer does so for a reader that went away."""
     try:
         yield
     except Red10Error as error:
@@ -138,10 +137,6 @@ def reporting(debug: bool) -> Iterator[None]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # Python flushes standard output once more at its end; there must be somebody to take it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
 
 
 def remember(ctx: typer.Context, given: Mapping[str, Any]) -> None:

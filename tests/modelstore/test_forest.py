@@ -125,7 +125,7 @@ def test_every_single_bit_flip_is_refused(layout: str) -> None:
         bad = bytearray(blob)
         bad[bit // 8] ^= 1 << bit % 8
         with pytest.raises(BadForest):
-            ForestTable.read([bytes(bad)]).check_checksums([0])
+            ForestTable.read([bytes(bad)])
 
 
 @layouts
@@ -183,7 +183,7 @@ def test_a_header_that_cannot_be_is_refused_with_its_reason(field: str, value: i
         Forest.decode(seal(blob))
 
 
-@pytest.mark.parametrize("ends", [(5, 4), (4, 3), (2**32 - 1, 4), (0, 5)])
+@pytest.mark.parametrize("ends", [(5, 4), (4, 3), (1, 3), (2**32 - 1, 4), (0, 5)])
 def test_outputs_that_do_not_share_out_the_trees_are_refused(ends: tuple[int, int]) -> None:
     blob = bytearray(forest_of("perfect"))
     blob[40:48] = struct.pack("<2I", *ends)
@@ -196,6 +196,7 @@ def test_outputs_that_do_not_share_out_the_trees_are_refused(ends: tuple[int, in
     [
         ("the first root is not the first node", 0, 1),
         ("a root goes back", 8, 1),
+        ("a tree has no nodes", 4, 0),
         ("a root lies outside", 4, 2**32 - 1),
         ("the last root is not the end", 16, TREES * NODES - 1),
     ],
@@ -204,6 +205,14 @@ def test_roots_that_cannot_be_are_refused(what: str, at: int, value: int) -> Non
     blob = bytearray(forest_of("sparse"))
     blob[BODY_AT + at : BODY_AT + at + 4] = struct.pack("<I", value)
     assert is_refused_or_harmless(seal(blob)), what
+
+
+@pytest.mark.parametrize(("test", "refused"), [(2 * FEATURES - 1, False), (2 * FEATURES, True), (65_535, True)])
+def test_a_perfect_split_that_tests_what_no_row_has_is_refused(test: int, refused: bool) -> None:
+    blob = bytearray(forest_of("perfect"))
+    last_split = len(blob) - 4
+    blob[last_split : last_split + 2] = struct.pack("<H", test)
+    assert is_refused_or_harmless(seal(blob)) == refused
 
 
 @pytest.mark.parametrize(("half", "value"), [(0, 2 * FEATURES), (1, NODES - 1), (1, 65_535)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -71,6 +72,50 @@ def test_what_was_waited_for_survives_a_kill(start: Callable[..., Server], optio
         for version in versions:
             assert store.ubj(version.digest) == version.ubj
             assert store.forest(version.digest) == version.forest
+
+
+def test_a_kill_in_the_midst_of_writing_leaves_whole_versions_and_releases(start: Callable[..., Server]) -> None:
+    """A writer stores and promotes without pause; the save catches it somewhere, the kill somewhere else."""
+    server = start("--save", "")
+    keys = Keys("t")
+    written: list[dict[tuple[str, str], str]] = []
+
+    def write() -> None:
+        # Until the server is killed.
+        with server.client() as client, contextlib.suppress(redis.RedisError):
+            for seed in itertools.count():
+                versions = made_up_many(NAMES, seed)
+                ModelStore(client, keys).put_many(versions)
+                champions = {(version.manifest.name, "champion"): version.digest for version in versions}
+                written.append(champions)
+                Releases(client, keys).promote(champions, who="t", why="")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with server.client() as client:
+        while (current := Releases(client, keys).current()) is None or current.number < 5:
+            assert writer.is_alive()
+        SaveBarrier(client).wait_saved(20)
+    server.kill()
+    writer.join()
+    server.start()
+    with server.client() as client:
+        store, releases = ModelStore(client, keys), Releases(client, keys)
+        restored = releases.current()
+        assert restored is not None
+        assert current.number <= restored.number <= len(written)
+        assert releases.get(restored.id).aliases == written[restored.number - 1]
+        infos = [info for name in store.names() for info in store.versions(name)]
+        assert store.count() == len(infos) >= restored.number * len(NAMES)
+        for info in infos:
+            assert store.manifest(info.digest).name == info.name
+            assert store.forest(info.digest)
+            assert store.ubj(info.digest)
+        # Everything can be done again, and nothing is there twice.
+        store.put_many([made_up(name, seed) for seed in range(restored.number) for name in NAMES])
+        assert releases.promote(written[restored.number - 1], who="t", why="again") == restored
+        numbers = [info.number for info in store.versions(NAMES[0])]
+        assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_a_save_that_was_running_before_the_write_does_not_count(start: Callable[..., Server]) -> None:

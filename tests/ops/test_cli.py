@@ -8,7 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -321,6 +322,16 @@ def test_predictions_show_the_close_and_mark_what_was_trained_on(
     assert found["values"] == [0.5, 0.01, None]
 
 
+@contextmanager
+def running(env: dict[str, str], args: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, which does not outlive the block whatever fails in it."""
+    with subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def command_line(server: Server, *args: str) -> list[str]:
     code = "import sys; from ops.cli import main; main()"
     return [sys.executable, "-c", code, *args, "--streams-url", server.url, "--models-url", server.url]
@@ -336,7 +347,7 @@ def test_following_goes_on_where_the_newest_ended_and_ctrl_c_is_quiet(
 ) -> None:
     add_signals(client, tenant, range(1, 10))
     args = command_line(server, "signals", "-n", "2", "--follow", "--json")
-    with subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+    with running(env, args) as follower:
         assert follower.stdout is not None
         assert follower.stderr is not None
         shown = [orjson.loads(follower.stdout.readline())["bar"] for _ in range(2)]
@@ -352,13 +363,7 @@ def test_reader_that_goes_away_ends_the_command_quietly(
     server: Server, client: redis.Redis, tenant: Tenant, env: dict[str, str]
 ) -> None:
     add_signals(client, tenant, range(1, 3000))
-    with subprocess.Popen(
-        command_line(server, "signals", "--since", "start"),
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as writer:
+    with running(env, command_line(server, "signals", "--since", "start")) as writer:
         assert writer.stdout is not None
         assert writer.stderr is not None
         writer.stdout.readline()
@@ -372,7 +377,7 @@ def test_training_is_asked_for_and_its_result_shown(
 ) -> None:
     client.xgroup_create(tenant.keys.requests, TRAINERS, "0", mkstream=True)
     args = command_line(server, "train", "SPY:1d", "--targets", "close_5", "--as-of", "2024-05-01", "--json")
-    with subprocess.Popen(args, env=env, stdout=subprocess.PIPE, text=True) as asker:
+    with running(env, args) as asker:
         reply: Any = client.xreadgroup(TRAINERS, "me", {tenant.keys.requests: ">"}, block=20_000)
         [(_, [(entry, fields)])] = reply
         assert fields[b"targets"] == b'["close_5"]'
