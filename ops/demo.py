@@ -12,43 +12,44 @@ and its workers stop by themselves.
 from __future__ import annotations
 
 import hashlib
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Protocol, Self, cast
+from typing import Protocol
 
 import redis
 
 from consumers.requests import post_requests, wait_results
 from modelstore.releases import Releases
+from ops.demo_trials import Crash, Latency, Receiver, crash, latency, paced
+from ops.demo_workers import DemoFailed, DemoWorkers
 from ops.embedded import Roles, kept_running, open_roles
+from ops.entries import all_entries
 from ops.status import read_partitions
-from ops.supervise import Child, ChildFailed, ChildSpec
-from ops.up import worker_env
+from ops.tiling import Tiling, check
 from producers.bars import TICKS_PER_BAR, Bars, to_ticks
 from producers.publisher import TickPublisher
-from producers.replay import replay
+from producers.replay import merged, replay
 from producers.sample import load_stocks, stock_splits
 from streams.clients import connect
-from streams.errors import Red10Error
 from streams.records import Signal, TrainingRequest, TrainingResult
 from streams.settings import Origins, Settings
-from streams.tenant import Tenant
+from streams.tenant import Tenant, find_tenant
 
 #: When the replay stops for training, UTC. Four years come before the first.
 RETRAIN_AT = tuple(datetime(year, 1, 1, tzinfo=UTC) for year in range(2004, 2014))
 #: The whole run should end within 90 s on two cores; no single wait may take longer than this, seconds.
 PATIENCE_S = 120.0
 POLL_S = 0.02
-
-
-class DemoFailed(Red10Error):
-    """The demo cannot go on; the message says where to look."""
+#: The year before this is when the demo kills its own processes, and then measures latency.
+TRIALS_UNTIL = datetime(2013, 1, 1, tzinfo=UTC)
+CRASH_UNTIL = datetime(2012, 7, 1, tzinfo=UTC)
+#: How long the paced phase takes, seconds.
+PACED_S = 6.0
+#: The demo's workers hold short leases, so that the way back from a crash is not all waiting, ms.
+LEASE_MS = 1000
 
 
 class Display(Protocol):
@@ -80,23 +81,29 @@ class Outcome:
 
     Attributes:
         digest: SHA-256 over all signals; the same for every run on the same libraries.
-        replay_s, training_s: seconds spent publishing and scoring, and waiting for training.
+        replay_s, training_s: seconds spent publishing and scoring at full speed, and waiting for training.
+        replayed: ticks that went through in `replay_s`.
+        crash, latency: what the second half measured; `latency` is `None` if nothing was put out meanwhile.
+        tiling: ticks lost and doubled, counted at the end.
     """
 
     tenant: str
     series: dict[str, SeriesCount] = field(default_factory=dict)
-    dead: int = 0
     digest: str = ""
     seconds: float = 0.0
     replay_s: float = 0.0
+    replayed: int = 0
     training_s: float = 0.0
     versions: int = 0
+    crash: Crash | None = None
+    latency: Latency | None = None
+    tiling: Tiling = field(default_factory=Tiling)
 
 
 def demo_settings(settings: Settings, origins: Origins, now: datetime) -> tuple[Settings, Origins]:
     """The settings of a run: daily bars in a fresh tenant; everything else as it was given."""
     tenant = settings.tenant if origins["tenant"] != "default" else f"demo-{now:%Y%m%d-%H%M%S}"
-    changed = {"tenant": tenant, "intervals": ("1d",), "partitions": 4}
+    changed = {"tenant": tenant, "intervals": ("1d",), "partitions": 4, "lease_ms": LEASE_MS}
     return settings.model_copy(update=changed), {**origins, **dict.fromkeys(changed, "flag")}
 
 
@@ -115,70 +122,22 @@ def run(settings: Settings, origins: Origins, display: Display, say: Callable[[s
     display.phase("starting Redis")
     with open_roles(settings, progress=display.phase) as roles:
         log = settings.data_dir / f"{settings.tenant}.log"
-        with kept_running(roles.embedded.values(), say), _Workers(roles, origins, log, say) as workers:
-            demo = _Demo(roles, origins, display, stocks, workers.check)
+        with kept_running(roles.embedded.values(), say), DemoWorkers(roles, origins, log, say) as workers:
+            demo = _Demo(roles, origins, display, stocks, workers)
             demo.run()
             demo.outcome.seconds = time.monotonic() - began
             return demo.outcome
-
-
-class _Workers:
-    """A scorer and a trainer, watched by a thread for the length of a block."""
-
-    def __init__(self, roles: Roles, origins: Origins, log: Path, say: Callable[[str], None]) -> None:
-        # Both URLs are handed on, so the workers need no hold on the embedded servers of their own.
-        handed = {**origins, "streams_url": "flag", "models_url": "flag"}
-        env = worker_env(roles.settings, handed, 0)
-        self._children = [
-            Child(ChildSpec(role, (sys.executable, "-m", "red10", "worker", "--role", role, "--lifeline"), env, log))
-            for role in ("scorer", "trainer")
-        ]
-        self._log = log
-        self._say = say
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="demo-workers", daemon=True)
-        self._failed: str | None = None
-
-    def __enter__(self) -> Self:
-        for child in self._children:
-            child.start()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        for child in self._children:
-            child.stop()
-
-    def check(self) -> None:
-        """Raise if a worker cannot run.
-
-        Raises:
-            DemoFailed: with what it said last.
-        """
-        if self._failed is not None:
-            said = self._log.read_text("utf-8", "replace").strip().splitlines() if self._log.exists() else []
-            raise DemoFailed(f"{self._failed}: {said[-1] if said else 'it said nothing'} (all of it: {self._log})")
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.2):
-            for child in self._children:
-                try:
-                    child.watch(lambda text: self._say(f"{text}; see {self._log}"))
-                except ChildFailed as error:
-                    self._failed = f"the {error.name} could not start"
-                    return
 
 
 class _Demo:
     """One run."""
 
     def __init__(
-        self, roles: Roles, origins: Origins, display: Display, stocks: Mapping[str, Bars], check: Callable[[], None]
+        self, roles: Roles, origins: Origins, display: Display, stocks: Mapping[str, Bars], workers: DemoWorkers
     ) -> None:
         settings = roles.settings
-        self._check = check
+        self._workers = workers
+        self._store = roles.embedded.get("models")
         assert settings.streams_url is not None
         assert settings.models_url is not None
         self._settings = settings
@@ -197,11 +156,21 @@ class _Demo:
         return self._publisher.tenant
 
     def run(self) -> None:
-        """Replay and train in turn, then count."""
+        """Replay and train in turn, then count.
+
+        Raises:
+            DemoFailed: the tenant exists, or something took too long.
+        """
         try:
+            if find_tenant(self._streams, self._settings.tenant) is not None:
+                raise DemoFailed(
+                    f"tenant {self._settings.tenant!r} exists, and the demo needs a fresh one: leave --tenant out"
+                )
             start: int | None = None
             for at in RETRAIN_AT:
-                moment = int(at.timestamp()) * 1_000_000_000
+                moment = _ns(at)
+                if at == TRIALS_UNTIL:
+                    start = self._trials(start, moment)
                 self._replay(start, moment)
                 self._train(moment, at)
                 start = moment
@@ -218,16 +187,51 @@ class _Demo:
     def _replay(self, start: int | None, until: int | None) -> None:
         began = time.monotonic()
         self._display.phase("replaying ticks through the live path")
+        self.outcome.replayed += self._publish(start, until)
+        if until is not None:
+            self._clock(until)
+        self.outcome.replay_s += time.monotonic() - began
+
+    def _trials(self, start: int | None, until: int) -> int:
+        """Crash, then publish at a pace; the event time up to which ticks were published."""
+        self._display.phase("killing the scorer and the model Redis (SIGKILL)")
+        tenant, pid = self._tenant, self._workers.scorer_pid
+        assert pid is not None, "the watcher has it running"
+        before = {part.partition: part.checkpoint for part in read_partitions(self._streams, tenant)}
+
+        def committed() -> bool:
+            parts = read_partitions(self._streams, tenant)
+            return any(part.checkpoint != before[part.partition] for part in parts)
+
+        def publish() -> None:
+            self._publish(start, _ns(CRASH_UNTIL))
+
+        self.outcome.crash = crash(pid, self._store, publish, committed, self._workers.health, self._until)
+        self._clock(_ns(CRASH_UNTIL))
+        ticks = next(merged([table.slice(_ns(CRASH_UNTIL), until) for table in self._tables]), None)
+        assert ticks is not None, "the sample data has ticks there"
+        self._display.phase("publishing at a steady pace")
+        base = self._done
+
+        def progress(done: int) -> None:
+            self._done = base + done
+            self._display.advance(self._done, self._total)
+
+        assert self._settings.streams_url is not None
+        with connect(self._settings.streams_url, block_ms=1000) as client, Receiver(client, tenant) as receiver:
+            due = paced(self._publisher, ticks, PACED_S, progress)
+            self._clock(until)
+            self.outcome.latency = latency(due, receiver.received, PACED_S)
+        return until
+
+    def _publish(self, start: int | None, until: int | None) -> int:
         base = self._done
 
         def progress(done: int, total: int, ts: int) -> None:
             self._done = base + done
             self._display.advance(self._done, self._total)
 
-        replay(self._publisher, self._tables, start=start, until=until, on_progress=progress)
-        if until is not None:
-            self._clock(until)
-        self.outcome.replay_s += time.monotonic() - began
+        return replay(self._publisher, self._tables, start=start, until=until, on_progress=progress).ticks
 
     def _clock(self, ts: int) -> None:
         """Close the bars up to here, and wait until everything published is scored."""
@@ -274,7 +278,7 @@ class _Demo:
     def _until(self, what: str) -> Iterator[None]:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            self._check()
+            self._workers.check()
             yield
             time.sleep(POLL_S)
         raise DemoFailed(
@@ -289,9 +293,10 @@ class _Demo:
         signals: list[dict[bytes, bytes]] = []
         for partition in range(tenant.partitions):
             keys = tenant.keys.partition(partition)
-            outcome.dead += int(self._streams.xlen(keys.dead))
-            signals += entries_of(self._streams, keys.signals)
-            predicted = Counter(fields[b"series"].decode() for fields in entries_of(self._streams, keys.predictions))
+            signals += [fields for _, fields in all_entries(self._streams, keys.signals)]
+            predicted = Counter(
+                fields[b"series"].decode() for _, fields in all_entries(self._streams, keys.predictions)
+            )
             for series, count in predicted.items():
                 outcome.series[series].predictions = count
         for series, count in Counter(fields[b"series"].decode() for fields in signals).items():
@@ -300,18 +305,11 @@ class _Demo:
             symbol = series.partition(":")[0]
             counted.bars = int(self._streams.xlen(tenant.keys.partition(tenant.partition_of(symbol)).bars(series)))
         outcome.digest = signals_digest(signals)
+        outcome.tiling = check(self._streams, tenant)
 
 
-def entries_of(client: redis.Redis, key: str) -> list[dict[bytes, bytes]]:
-    """The fields of all entries of a stream, read in pieces."""
-    found: list[dict[bytes, bytes]] = []
-    after = "-"
-    while True:
-        piece = cast(list[tuple[bytes, dict[bytes, bytes]]], client.xrange(key, after, "+", 2000))
-        found += [fields for _, fields in piece]
-        if len(piece) < 2000:
-            return found
-        after = "(" + piece[-1][0].decode()
+def _ns(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000_000
 
 
 def signals_digest(signals: Sequence[Mapping[bytes, bytes]]) -> str:

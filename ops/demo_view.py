@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ops.demo import RETRAIN_AT, Outcome, splits_text
+from ops.demo import LEASE_MS, RETRAIN_AT, Outcome, splits_text
 from producers.bars import TICKS_PER_BAR
 
 
@@ -90,18 +90,37 @@ def closing(console: Console, outcome: Outcome) -> None:
     for series, count in sorted(outcome.series.items()):
         if count.refused:
             console.print(f"[bold]{series}[/bold] has no models: {count.refused}", highlight=False, soft_wrap=True)
-    dead = "none was set aside" if not outcome.dead else f"{outcome.dead} were set aside (dead letters)"
-    ticks, bars = total[0], total[1]
-    console.print(
-        f"\n{len(RETRAIN_AT)} trainings made {outcome.versions:,} model versions in {outcome.training_s:.1f} s. "
-        f"{ticks:,} ticks went through the live path\nin {outcome.replay_s:.1f} s "
-        f"({ticks / outcome.replay_s:,.0f} ticks/s, {bars / outcome.replay_s:,.0f} bars/s, "
-        f"waiting included); of the ticks, {dead}.\nAll in {outcome.seconds:.1f} s.\n",
-        highlight=False,
-        soft_wrap=True,
+    _say(
+        console,
+        f"{len(RETRAIN_AT)} trainings made {outcome.versions:,} model versions in {outcome.training_s:.1f} s. "
+        f"At full speed {outcome.replayed:,} ticks went through in {outcome.replay_s:.1f} s: "
+        f"{outcome.replayed / outcome.replay_s:,.0f} ticks/s, waiting included.",
+    )
+    crash, latency, tiling = outcome.crash, outcome.latency, outcome.tiling
+    if crash is not None:
+        who = " and ".join(crash.killed)
+        _say(
+            console,
+            f"{who[0].upper()}{who[1:]} were killed (SIGKILL) on the way: back in {crash.back_s:.1f} s with all "
+            f"{crash.models} models, {LEASE_MS / 1000:g} s of it for the dead one's lease to run out.",
+        )
+    if latency is not None:
+        _say(
+            console,
+            f"From tick to signal at {latency.rate:,.0f} ticks/s: p50 {latency.p50_ms:.1f} ms, "
+            f"p99 {latency.p99_ms:.1f} ms ({latency.outputs:,} bar closes; predictions and signals come together).",
+        )
+    _say(
+        console,
+        f"Recounted from the input: {tiling.ticks:,} ticks, {tiling.dead} set aside, [bold]{tiling.lost} lost, "
+        f"{tiling.doubled} counted twice[/bold]. All in {outcome.seconds:.1f} s.\n",
     )
     console.print(f"digest of all signals  [bold]{outcome.digest}[/bold]", highlight=False, soft_wrap=True)
     console.print("(the same in every run on the same versions of the libraries)\n", style="dim")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False)
 
 
 _TOTALS = ("ticks", "bars", "models", "trainings", "predictions", "signals")

@@ -1,0 +1,81 @@
+"""The demo: it ends well, nothing is lost, and two runs have the same digest."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ops.demo import signals_digest
+from ops.demo_trials import latency
+from streams.ids import StreamID
+
+#: One model per series, of few trees: what is tested is the run, not the models.
+SMALL = {"RED10_HORIZONS": "10", "RED10_COLUMNS": "close", "RED10_ROUNDS": "10", "RED10_PROCESSES": "1"}
+
+
+def red10(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "red10", *arguments],
+        cwd=directory,
+        env={**os.environ, **SMALL, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(400)
+def test_two_runs_end_with_the_same_digest_and_their_next_commands_work(tmp_path: Path) -> None:
+    digests = []
+    for _ in range(2):
+        run = red10(tmp_path, "demo")
+        assert run.returncode == 0, run.stdout + run.stderr
+        text = re.sub(r"\s+", " ", run.stdout)
+        assert "48,616 ticks, 0 set aside, 0 lost, 0 counted twice" in text
+        assert "FB:1d has no models" in text
+        assert re.search(r"were killed \(SIGKILL\) on the way: back in [\d.]+ s with all 4 models", text)
+        assert re.search(r"p50 [\d.]+ ms, p99 [\d.]+ ms", text)
+        digests += re.findall(r"digest of all signals ([0-9a-f]{64})", text)
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
+    commands = re.findall(r"^  \S+ -m red10 (.*)$", run.stdout, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        again = red10(tmp_path, *command.split())
+        assert again.returncode == 0, command + again.stderr
+        assert again.stdout.strip(), command
+
+
+def signal(series: str, ts: int, **changes: str) -> dict[bytes, bytes]:
+    fields = {
+        "series": series, "ts": str(ts), "bar": "1", "side": "buy", "position": "1", "strength": "2.0",
+        "expected_return": "0.1", "cost": "0.01", "horizon": "5", "price": "9.0", "valid_until": "9", "release": "r",
+        "version": "v", "model_age": "1", "proven": "0", "in_range": "1", "src": "0:1-0:0:0", **changes,
+    }  # fmt: skip
+    return {name.encode(): value.encode() for name, value in fields.items()}
+
+
+def test_the_digest_depends_on_what_signals_say_and_not_on_where_they_stand() -> None:
+    one, two = signal("A:1d", 1), signal("B:1d", 1)
+    digest = signals_digest([one, two])
+    assert signals_digest([two, one]) == digest
+    assert signals_digest([signal("A:1d", 1, src="0:7-7:0:2"), two]) == digest
+    assert signals_digest([signal("A:1d", 1, price="9.5"), two]) != digest
+    assert signals_digest([one]) != digest
+
+
+def test_latency_counts_what_was_due_and_arrived() -> None:
+    due = {StreamID(n, 0): float(n) for n in range(101)}
+    received = {StreamID(n, 0): n + n / 1000 for n in range(0, 101, 2)} | {StreamID(500, 0): 0.0}
+    found = latency(due, received, 10.0)
+    assert found is not None
+    assert (found.outputs, found.rate) == (51, 10.1)
+    assert found.p50_ms == pytest.approx(50)
+    assert found.p99_ms == pytest.approx(99)
+    assert latency(due, {}, 10.0) is None
