@@ -83,7 +83,7 @@ def load_feature_set(spec: str) -> FeatureSet:
 
 
 def fingerprint(features: FeatureSet) -> dict[str, Any]:
-    """What identifies a feature set: recorded in versions, compared before scoring."""
+    """What identifies a feature set: recorded in the manifests of versions, part of the fingerprint of a state."""
     return {"name": features.name, "version": features.version, "columns": list(features.columns)}
 
 

@@ -20,6 +20,7 @@ from typing import Any, cast
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from consumers.requests import request_of
 from streams.clients import error_code, lost_reply
 from streams.ids import StreamID
 from streams.keys import TRAINERS, Keys
@@ -89,7 +90,7 @@ class RequestQueue:
             chunk = cast(
                 list[tuple[bytes, Fields]], await self._client.xrange(self._keys.results, after, "+", count=1000)
             )
-            answered |= {StreamID.parse(fields[b"request"]) for _, fields in chunk if b"request" in fields}
+            answered.update(request for _, fields in chunk if (request := request_of(fields)) is not None)
             if len(chunk) < 1000:
                 break
             after = "(" + chunk[-1][0].decode()

@@ -7,7 +7,7 @@ time: results are found by the request's entry id, and the first one counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import redis
@@ -69,6 +69,14 @@ def post_requests(client: redis.Redis, keys: Keys, requests: Iterable[TrainingRe
         return [StreamID.parse(entry) for entry in pipe.execute()]
 
 
+def request_of(fields: Mapping[bytes, bytes]) -> StreamID | None:
+    """The request that an entry of the results answers; `None` if it names none, and so is no result."""
+    try:
+        return StreamID.parse(fields[b"request"])
+    except (KeyError, ValueError):
+        return None
+
+
 def wait_results(
     client: redis.Redis,
     keys: Keys,
@@ -91,9 +99,9 @@ def wait_results(
     Raises:
         ResultsLate: the time-out passed.
         redis.RedisError: waiting will not help, such as missing permissions.
-        BadRecord: a result is malformed.
+        BadRecord: the result of one of these requests is malformed; what else is in the stream is passed over.
     """
-    wanted = list(dict.fromkeys(requests))
+    wanted = dict.fromkeys(requests)
     if not wanted:
         return {}
     found: dict[StreamID, TrainingResult] = {}
@@ -107,7 +115,7 @@ def wait_results(
             missing = [request for request in wanted if request not in found]
             raise ResultsLate(missing, found, timeout_s, trouble)
         try:
-            after, results = _next_results(client, keys.results, after, max(1, min(BLOCK_MS, int(left_s * 1000))))
+            after, entries = _next_entries(client, keys.results, after, max(1, min(BLOCK_MS, int(left_s * 1000))))
         except (RedisError, OSError) as error:
             if classify(error) is not Verdict.RETRY:
                 raise
@@ -116,21 +124,20 @@ def wait_results(
             continue
         trouble = None
         backoff.reset()
-        for request, result in results:
-            if request in wanted and request not in found:
-                found[request] = result
+        for fields in entries:
+            request = request_of(fields)
+            if request is not None and request in wanted and request not in found:
+                found[request] = result = TrainingResult.from_fields(fields)
                 if progress is not None:
                     progress(result)
     return {request: found[request] for request in wanted}
 
 
-def _next_results(
-    client: redis.Redis, key: str, after: str, block_ms: int
-) -> tuple[str, list[tuple[StreamID, TrainingResult]]]:
+def _next_entries(client: redis.Redis, key: str, after: str, block_ms: int) -> tuple[str, list[dict[bytes, bytes]]]:
+    """The fields of the entries that follow, and the id to go on after."""
     streams: dict[Any, Any] = {key: after}
     reply = cast(
         list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]], client.xread(streams, count=1000, block=block_ms)
     )
     entries = reply[0][1] if reply else []
-    results = [(StreamID.parse(fields[b"request"]), TrainingResult.from_fields(fields)) for _, fields in entries]
-    return (entries[-1][0].decode() if entries else after), results
+    return (entries[-1][0].decode() if entries else after), [fields for _, fields in entries]

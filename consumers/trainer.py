@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import redis
 import redis.asyncio
@@ -31,19 +31,19 @@ from redis.exceptions import ResponseError
 
 from consumers.features import FeatureSet, load_feature_set
 from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
-from consumers.fitpool import FitFailure, FitPool, Fitted, processes_wanted
+from consumers.fitpool import FitFailure, FitPool, processes_wanted
 from consumers.history import read_bars
 from consumers.patience import Patience, Stopped
-from consumers.plans import Plan, Refusal, check_bars, decide, split
+from consumers.plans import check_bars, split
 from consumers.request_queue import KEEP_EVERY_S, Entry, RequestQueue
+from consumers.training import Answer, Work, join, results_of, sort_out
 from modelstore.errors import NotFound, ReleaseConflict
 from modelstore.releases import Releases
 from modelstore.saves import SaveBarrier, SaveFailed
 from modelstore.store import ModelStore
-from modelstore.version import NewVersion
-from streams.errors import BadName, BadRecord, Red10Error
+from streams.errors import Red10Error
 from streams.ids import StreamID
-from streams.records import TrainingRequest, TrainingResult
+from streams.records import TrainingResult
 from streams.tenant import Tenant
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ log = logging.getLogger(__name__)
 GRACE_S = 2.0
 #: How long one save may take before it is said and waited for again, s: a store of 100 GB takes some minutes.
 SAVE_TIMEOUT_S = 900.0
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +75,6 @@ class BatchReport:
 
     results: tuple[TrainingResult, ...] = ()
     models: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Work:
-    """One plan of a batch on its way."""
-
-    plan: Plan
-    requests: list[tuple[StreamID, str | None]] = field(default_factory=list)
-    bars: int | None = None
-    digests: tuple[str, ...] = ()
-    champions: dict[tuple[str, str], str] = field(default_factory=dict)
-    through: int | None = None
-    status: str = "done"
-    reason: str = ""
     seconds: float = 0.0
 
 
@@ -215,10 +199,14 @@ class Trainer:
                 await self._streams_patience(lambda: self._queue.keep(entries))
             except Stopped:
                 return
+            except redis.RedisError as error:
+                # The work goes on. At worst another trainer does the same again, which gives the same versions.
+                log.error("requests cannot be kept from other trainers: %s", error)
+                return
 
     async def _handle(self, batch: Sequence[Entry]) -> BatchReport:
         began = self._clock()
-        refused, works = self._sort(batch)
+        refused, works = sort_out(batch, self._tenant.pipeline)
         run_id = await self._run_id()
         parts = -(-self._pool.processes // max(1, len(works)))
         # Not the first error at once: the other fits would run on unattended.
@@ -228,12 +216,7 @@ class Trainer:
         release = await self._promote(works)
         if release is not None:
             await self._saved(run_id)
-        results = refused + [
-            (entry, self._result(entry, request_id, work, release))
-            for work in works
-            for entry, request_id in work.requests
-        ]
-        results.sort(key=lambda pair: pair[0])
+        results = results_of(refused, works, release)
         await self._answer(results)
         return BatchReport(
             tuple(result for _, result in results),
@@ -241,49 +224,33 @@ class Trainer:
             self._clock() - began,
         )
 
-    def _sort(self, batch: Sequence[Entry]) -> tuple[list[tuple[StreamID, TrainingResult]], list[_Work]]:
-        """Results of what is refused at sight, and the plans of the rest: equal ones once, by their last request."""
-        refused: list[tuple[StreamID, TrainingResult]] = []
-        works: dict[Plan, _Work] = {}
-        for entry, fields in sorted(batch):
-            try:
-                request = TrainingRequest.from_fields(fields)
-                decision = decide(request, self._tenant.pipeline)
-            except (BadRecord, BadName) as error:
-                refused.append((entry, _refused(entry, fields, str(error))))
-                continue
-            if isinstance(decision, Refusal):
-                refused.append((entry, _refused(entry, fields, decision.reason)))
-                continue
-            work = works.pop(decision, None) or _Work(decision)
-            work.requests.append((entry, request.id))
-            works[decision] = work
-        return refused, list(works.values())
-
-    async def _make(self, work: _Work, parts: int) -> None:
+    async def _make(self, work: Work, parts: int) -> None:
         """Carry out one plan up to its versions in the store; what goes wrong with this plan alone is noted in it."""
         began = self._clock()
         try:
             await self._fit_and_store(work, parts)
         except (Red10Error, ResponseError) as error:
-            work.status, work.reason = "failed", str(error)
+            work.fail(str(error))
             log.error("training %s failed: %s", work.plan.series, error)
         work.seconds = self._clock() - began
 
-    async def _fit_and_store(self, work: _Work, parts: int) -> None:
+    async def _fit_and_store(self, work: Work, parts: int) -> None:
         request = await self._streams_patience(lambda: asyncio.to_thread(self._prepare, work))
         if request is None:
             return
         fitted = await asyncio.gather(*(self._pool.fit(part) for part in split(request, parts)))
-        outcome = self._merge(work, fitted, request.targets)
-        if outcome is not None and outcome.versions:
-            versions = list(outcome.versions)
+        # A part that failed fails the whole, so that a series is never half new.
+        for part in fitted:
+            if isinstance(part, FitFailure):
+                work.fail(part.reason)
+                log.error("fitting %s failed: %s", work.plan.series, part.trace or part.reason)
+                return
+        versions = join(work, [part for part in fitted if isinstance(part, FitOutcome)])
+        if versions:
             await self._models_patience(lambda: asyncio.to_thread(self._store.put_many, versions))
-            work.digests = tuple(version.digest for version in versions)
-            work.champions = {(version.manifest.name, CHAMPION): version.digest for version in versions}
-            work.through = max(version.manifest.trained_through for version in versions)
+            work.stored(versions)
 
-    def _prepare(self, work: _Work) -> FitRequest | None:
+    def _prepare(self, work: Work) -> FitRequest | None:
         """Read the bars of a plan, in a thread; `None`, with the refusal noted, if there are too few."""
         series, pipeline = work.plan.series, self._tenant.pipeline
         keys = self._tenant.keys.partition(self._tenant.partition_of(series.symbol))
@@ -298,7 +265,7 @@ class Trainer:
         work.bars = len(bars)
         refusal = check_bars(work.plan, len(bars), self.needed)
         if refusal is not None:
-            work.status, work.reason = "refused", refusal.reason
+            work.refuse(refusal.reason)
             return None
         return FitRequest(
             series=str(series),
@@ -310,26 +277,7 @@ class Trainer:
             parameters=self._options.parameters,
         )
 
-    def _merge(self, work: _Work, fitted: Sequence[Fitted], targets: tuple[str, ...]) -> FitOutcome | None:
-        """Join the parts of a fit; a part that failed fails the whole, so that a series is never half new."""
-        versions: dict[str, NewVersion] = {}
-        skipped: dict[str, str] = {}
-        for part in fitted:
-            if isinstance(part, FitFailure):
-                work.status, work.reason = "failed", part.reason
-                log.error("fitting %s failed: %s", work.plan.series, part.trace or part.reason)
-                return None
-            skipped |= part.skipped
-            versions |= {version.manifest.name: version for version in part.versions}
-        if skipped:
-            work.reason = "not trained: " + "; ".join(
-                f"{name} ({skipped[name]})" for name in targets if name in skipped
-            )
-            work.status = "done" if versions else "refused"
-        ordered = [versions[name] for target in targets if (name := f"{work.plan.series}/{target}") in versions]
-        return FitOutcome(tuple(ordered), skipped)
-
-    async def _promote(self, works: Sequence[_Work]) -> str | None:
+    async def _promote(self, works: Sequence[Work]) -> str | None:
         """Put all new versions in force in one release; of two for one model, the later request's."""
         champions: dict[tuple[str, str], str] = {}
         for work in works:
@@ -366,7 +314,7 @@ class Trainer:
 
         return await self._models_patience(lambda: asyncio.to_thread(ask))
 
-    async def _answer(self, results: Sequence[tuple[StreamID, TrainingResult]]) -> None:
+    async def _answer(self, results: Sequence[Answer]) -> None:
         lost: BaseException | None = None
 
         async def attempt() -> None:
@@ -380,36 +328,3 @@ class Trainer:
                 raise
 
         await self._streams_patience(attempt)
-
-    def _result(self, entry: StreamID, request_id: str | None, work: _Work, release: str | None) -> TrainingResult:
-        return TrainingResult(
-            request=str(entry),
-            id=request_id,
-            series=str(work.plan.series),
-            status=work.status,
-            reason=work.reason,
-            bars=work.bars,
-            versions=work.digests,
-            release=release if work.digests else None,
-            trained_through=work.through,
-            seconds=work.seconds,
-        )
-
-
-def _refused(entry: StreamID, fields: dict[bytes, bytes], reason: str) -> TrainingResult:
-    """The result of a request that cannot be read or carried out; what can be read of it is returned."""
-    series, request_id = (fields.get(name, b"").decode("utf-8", "replace")[:128] for name in (b"series", b"id"))
-    if not fields:
-        reason = "the request's entry was deleted before it was carried out: post it again"
-    return TrainingResult(
-        request=str(entry),
-        id=request_id or None,
-        series=series,
-        status="refused",
-        reason=reason,
-        bars=None,
-        versions=(),
-        release=None,
-        trained_through=None,
-        seconds=0.0,
-    )

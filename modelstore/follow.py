@@ -105,6 +105,8 @@ class Follower:
         self._loaded: OrderedDict[str, LoadedRelease] = OrderedDict()
         self._loading = asyncio.Lock()
         self._seen: _Seen | None = None
+        # The last one that was known: a store has none before its first version, and that one is not another store.
+        self._uuid: str | None = None
 
     async def get(self, release_id: str) -> LoadedRelease:
         """A release by its id, loaded now if it is not at hand; "" is the empty one.
@@ -138,8 +140,10 @@ class Follower:
                 self._note(f"release {seen.pointer.number} cannot be loaded, {_going_on(before)}: {error}")
                 raise
             self._note(None)
-        if self._seen is not None and self._seen.uuid != seen.uuid:
-            log.warning("the models Redis now holds another store than before")
+        if seen.uuid is not None:
+            if self._uuid not in (None, seen.uuid):
+                log.warning("the models Redis now holds another store than before")
+            self._uuid = seen.uuid
         self._seen = seen
         self.ready.set()
         return self.current.id != before.id

@@ -1,18 +1,36 @@
-"""`docs/protocol.md` is taken at its word: tables against the code, examples as entries, command lines as commands."""
+"""`docs/protocol.md` is taken at its word: tables against the code, examples as entries, command lines as commands.
+
+Of the models, everything is read here as the page says, without the code that wrote it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import re
 import shlex
+import struct
 import subprocess
 import sys
 import types
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin
 
+import numpy as np
 import pytest
 import redis
+import zstandard
+from numpy.typing import NDArray
 
+from modelstore.forest_format import Transform
+from modelstore.manifest import Manifest
+from modelstore.release import CHAIN
+from modelstore.releases import HISTORY, MAX_WHO, MAX_WHY, Releases
+from modelstore.store import ModelStore
+from modelstore.trees import encode_forest
 from streams import records
 from streams.codec import Clock, ReleaseSwitch, decode
 from streams.keys import STORE, TENANTS, Keys, PartitionKeys
@@ -21,9 +39,12 @@ from streams.records import Record
 from streams.series import partition_of
 from streams.settings import load_settings
 from streams.tenant import open_tenant
+from tests.modelstore.boosters import random_trees, rows_of, walk
+from tests.modelstore.made import fitted
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 HEADER = ["field", "needed", "type", "unit", "example", "meaning"]
+MODEL_TABLE = re.compile(r"<!-- (hash|json|binary): (\w+) -->\n((?:\|.*\n)+)")
 TABLE = re.compile(r"<!-- (record|control): (\w+) -->\n((?:\|.*\n)+)")
 #: Every record that stands on the wire.
 RECORDS = {
@@ -172,3 +193,181 @@ def test_the_command_lines_do_what_they_say(client: redis.Redis) -> None:
     assert [type(part).__name__ for part in decoded.parts] == ["TickRun", "Clock"]
     [(_, request)] = cast(Any, client.xrange(tenant.keys.requests))
     assert records.TrainingRequest.from_fields(request).series == "SPY:1m"
+
+
+# Models
+
+
+def model_table(kind: str, name: str) -> list[list[str]]:
+    """The rows of a table about models, without its head."""
+    [text] = [match[3] for match in MODEL_TABLE.finditer(PAGE) if (match[1], match[2]) == (kind, name)]
+    return [cells(line) for line in text.splitlines()[2:]]
+
+
+def documented(kind: str, name: str) -> set[str]:
+    return {code(row[0]) for row in model_table(kind, name)}
+
+
+def text_of(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in fields.items()}
+
+
+def unpack(name: str, blob: bytes, **sizes: int) -> dict[str, tuple[Any, ...]]:
+    """Read a block as a table of the page describes it; `at` as the page writes it -> the numbers there.
+
+    Args:
+        sizes: what the letters of the page stand for, those that the block does not say itself.
+    """
+    codes = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q", "f32": "f", "4 bytes": "4s"}
+    found: dict[str, tuple[Any, ...]] = {}
+    for at, kind, meaning in model_table("binary", name):
+        count, _, what = kind.rpartition(" × ")
+        place = sum(
+            int(term.split(" ")[0]) * sizes[term.split(" ")[1]] if " " in term else int(term)
+            for term in at.split(" + ")
+        )
+        if not kind:
+            found[at] = (place,)
+            continue
+        found[at] = struct.unpack_from("<" + codes[what] * (sizes[count] if count else 1), blob, place)
+        letter = re.match(r"(?:sparse: )?([A-Z])\b", meaning)
+        if letter is not None:
+            sizes[letter[1]] = found[at][0]
+    return found
+
+
+def key_of(value: np.float32) -> int:
+    bits = int(np.float32(value + 0).view(np.int32))
+    return bits ^ 0x7FFFFFFF if bits < 0 else bits
+
+
+def goes_left(row: NDArray[np.float32], test: int, key: int) -> bool:
+    value = row[test // 2]
+    if np.isnan(value):
+        return (2**31 - 1 if test % 2 else -(2**31)) < key
+    return key_of(value) < key
+
+
+def leaf_of(blob: bytes, head: dict[str, tuple[Any, ...]], body: int, tree: int, row: NDArray[np.float32]) -> Any:
+    """The leaf of one tree, found as the page says."""
+    (layout,), (depth,), (trees,) = head["10"], head["11"], head["16"]
+    if layout == 0:
+        splits = 2**depth - 1
+        size = 4 * splits + 4 * (splits + 1) + 2 * (splits + (1 if depth else 0))
+        at = body + tree * size
+        keys = struct.unpack_from(f"<{splits}i", blob, at)
+        leaves = struct.unpack_from(f"<{splits + 1}f", blob, at + 4 * splits)
+        tests = struct.unpack_from(f"<{splits}H", blob, at + 4 * splits + 4 * (splits + 1))
+        node = 0
+        while node < splits:
+            node = 2 * node + (1 if goes_left(row, tests[node], keys[node]) else 2)
+        return np.float32(leaves[node - splits])
+    (node,) = struct.unpack_from("<I", blob, body + 4 * tree)
+    nodes = body + 4 * (trees + 1)
+    while True:
+        key, test, step = struct.unpack_from("<iHH", blob, nodes + 8 * node)
+        if not step:
+            return np.float32(struct.unpack_from("<f", blob, nodes + 8 * node)[0])
+        node += step + (0 if goes_left(row, test, key) else 1)
+
+
+@pytest.mark.parametrize(("splits", "layout"), [(0, 0), (1, 0), (3, 0), (60, 1)])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_forest_can_be_scored_as_the_page_says(splits: int, layout: int, outputs: int) -> None:
+    trees = random_trees(splits, 7, splits, 5, outputs)
+    base = np.linspace(-1, 1, outputs, dtype=np.float32)
+    blob = encode_forest(trees, base, 5, Transform.ARGMAX)
+    head = unpack("forest", blob)
+    assert len(blob) % 4 == 0
+    assert head["0"] == (b"R10F",)
+    assert head["4"] == (zlib.crc32(blob[8:]),)
+    assert [head[at] for at in ("8", "9", "10", "12", "14", "16", "24")] == [
+        (1,), (5,), (layout,), (5,), (outputs,), (7,), (0,),
+    ]  # fmt: skip
+    (body,) = head["32 + 8 K"]
+    for row in rows_of(1, 20, 5):
+        found = []
+        for first, last, start in zip((0, *head["32 + 4 K"]), head["32 + 4 K"], head["32"], strict=False):
+            leaves = (leaf_of(blob, head, body, tree, row) for tree in range(first, last))
+            found.append(list(itertools.accumulate(leaves, np.add, initial=np.float32(start)))[-1])
+        assert np.array(found).tobytes() == np.array(walk(trees, base, row)).tobytes()
+
+
+def test_the_transforms_are_named_by_their_codes() -> None:
+    (meaning,) = (row[2] for row in model_table("binary", "forest") if row[0] == "9")
+    assert re.findall(r"(\d) (\w+)", meaning) == [(str(form.value), form.name.lower()) for form in Transform]
+
+
+def test_a_version_is_stored_as_the_page_says(client: redis.Redis) -> None:
+    keys = Keys("t")
+    version = fitted("SPY:1m/close_5")
+    ModelStore(client, keys).put_many([version])
+    fields = text_of(cast(Any, client.hgetall(keys.version(version.digest))))
+    assert set(fields) == documented("hash", "version")
+    assert (fields["name"], fields["number"]) == (b"SPY:1m/close_5", b"1")
+    assert cast(Any, client.hgetall(keys.model("SPY:1m/close_5"))) == {b"1": version.digest.encode(), b"last": b"1"}
+    assert client.zscore(keys.models, "SPY:1m/close_5") == client.zscore(keys.versions, version.digest) == 0
+    assert set(text_of(cast(Any, client.hgetall(STORE)))) == {"uuid"}
+
+    parts = [
+        zstandard.decompress(fields["manifest"]),
+        fields["serving"],
+        fields["forest"],
+        zstandard.decompress(fields["ubj"]),
+    ]
+    assert fields["parts"] == b"".join(hashlib.sha256(part).digest() for part in parts)
+    assert hashlib.sha256(b"red10 version 1\n" + fields["parts"]).hexdigest() == version.digest
+
+    manifest = json.loads(parts[0])
+    assert list(manifest) == sorted(manifest)
+    assert set(manifest) == documented("json", "manifest") == set(Manifest.model_fields)
+
+    block = unpack("serving", fields["serving"])
+    assert [block[at] for at in ("0", "4", "6", "8")] == [(b"R10S",), (1,), (4,), (version.serving.trained_through,)]
+    assert block["16"] == tuple(version.serving.low)
+    assert block["16 + 4 F"] == tuple(version.serving.high)
+
+
+def test_releases_are_stored_as_the_page_says(client: redis.Redis) -> None:
+    keys = Keys("t")
+    names = ["SPY:1m/close_5", "SPY:1m/close_10", "AAPL:1m/close_5"]
+    versions = [fitted(name, seed) for seed, name in enumerate(names)]
+    ModelStore(client, keys).put_many(versions)
+    releases = Releases(client, keys)
+    with cast(Any, client).pubsub() as events:
+        events.subscribe(keys.events)
+        assert events.get_message(timeout=5) is not None
+        first = releases.promote(
+            {(n, "champion"): v.digest for n, v in zip(names, versions, strict=True)}, who="me", why="x"
+        )
+        told = events.get_message(timeout=5)
+    assert told is not None
+    assert told["data"] == f"1 {first.id}".encode()
+    second = releases.promote({(names[0], "champion"): None}, who="me", why="y")
+
+    def stored(release: str) -> dict[str, bytes]:
+        found = text_of(cast(Any, client.hgetall(keys.release(release))))
+        assert set(found) == documented("hash", "release")
+        return found
+
+    triples = sorted([name, "champion", version.digest] for name, version in zip(names, versions, strict=True))
+    whole, delta = stored(first.id), stored(second.id)
+    assert json.loads(zstandard.decompress(whole["body"])) == triples
+    assert [whole[name] for name in ("base", "depth", "count")] == [b"", b"0", b"3"]
+    assert json.loads(zstandard.decompress(delta["body"])) == [[names[0], "champion", None]]
+    assert [delta[name] for name in ("base", "depth", "count")] == [first.id.encode(), b"1", b"2"]
+    text = json.dumps(triples, separators=(",", ":")).encode()
+    assert hashlib.sha256(b"red10 release 1\n" + text).hexdigest() == first.id
+
+    pointer = text_of(cast(Any, client.hgetall(keys.release_pointer)))
+    assert set(pointer) == documented("hash", "pointer")
+    assert (pointer["id"], pointer["number"], pointer["parent"]) == (second.id.encode(), b"2", first.id.encode())
+    [(_, entry), _] = cast(Any, client.xrevrange(keys.releases))
+    assert set(text_of(entry)) == documented("hash", "switch")
+
+
+def test_the_bounds_of_releases_are_those_of_the_page() -> None:
+    assert f"At most {CHAIN} bodies" in PAGE
+    assert f"the last {HISTORY:,} switches" in PAGE
+    assert f"at most {MAX_WHO} characters" in PAGE
+    assert f"at most {MAX_WHY} characters" in PAGE

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,34 @@ def test_a_forest_that_scores_otherwise_is_not_returned(monkeypatch: pytest.Monk
     monkeypatch.setattr(compiler, "compile_booster", fewer_trees)
     with pytest.raises(BadModel, match="SPY:1d/close_2: the packed forest"):
         fit_series(request(random_bars(200), ("close_2",)))
+
+
+def test_an_xgboost_model_that_reads_back_otherwise_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xgboost
+
+    save_raw = xgboost.Booster.save_raw
+
+    def fewer_trees(booster: xgboost.Booster, form: str) -> bytearray:
+        return bytearray(save_raw(booster[:7], form))
+
+    monkeypatch.setattr(xgboost.Booster, "save_raw", fewer_trees)
+    with pytest.raises(BadModel, match="SPY:1d/close_2: the XGBoost model read back"):
+        fit_series(request(random_bars(200), ("close_2",)))
+
+
+def test_a_fit_has_one_thread_and_the_seed_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xgboost
+
+    train = xgboost.train
+    given: list[dict[str, Any]] = []
+
+    def noting(parameters: dict[str, Any], *arguments: Any, **named: Any) -> Any:
+        given.append(parameters)
+        return train(parameters, *arguments, **named)
+
+    monkeypatch.setattr(xgboost, "train", noting)
+    fit_series(request(random_bars(200)))
+    assert [(parameters["nthread"], parameters["seed"]) for parameters in given] == [(1, 3)] * len(TARGETS)
 
 
 def test_targets_without_enough_known_labels_are_skipped_with_their_reason() -> None:

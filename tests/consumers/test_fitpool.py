@@ -38,6 +38,8 @@ def act(asked: FitRequest) -> Fitted:
     if what.startswith("hang"):
         marker.write_text(str(os.getpid()))
         time.sleep(600)
+    if what.startswith("interrupt"):
+        os.kill(os.getpid(), signal.SIGINT)
     return FitOutcome((), {"done": what})
 
 
@@ -95,6 +97,11 @@ async def test_a_fit_that_kills_its_process_fails_alone_and_the_others_finish() 
 async def test_a_process_that_was_killed_once_costs_one_retry() -> None:
     async with open_pool(1) as pool:
         assert await pool.fit(request("once")) == FitOutcome((), {"done": "once"})
+
+
+async def test_a_ctrl_c_that_reaches_a_child_is_the_parents_to_answer() -> None:
+    async with open_pool(1) as pool:
+        assert await pool.fit(request("interrupt")) == FitOutcome((), {"done": "interrupt"})
 
 
 async def test_closing_ends_a_fit_at_once(folder: Path) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
+from typing import Any
 
 import pytest
 import redis
 
+from consumers import request_queue
 from consumers.request_queue import RequestQueue
-from consumers.requests import ResultsLate, post_request, wait_results
+from consumers.requests import ResultsLate, post_request, post_requests, wait_results
 from streams.clients import connect, connect_async
 from streams.errors import BadRecord
 from streams.ids import StreamID
@@ -91,6 +94,75 @@ def test_a_malformed_result_is_refused(client: redis.Redis) -> None:
     client.xadd(KEYS.results, {"request": "1-0", "status": "maybe", "series": "x"})
     with pytest.raises(BadRecord, match="training result: field status"):
         wait_results(client, KEYS, [StreamID(1, 0)], timeout_s=1)
+
+
+#: What anybody may have added to the results, by hand or by another program.
+JUNK: list[Any] = [{"hello": "world"}, {"request": "mine"}, {"request": b"\xff"}, {"request": "7-0", "status": "maybe"}]
+
+
+def test_entries_that_are_no_result_of_ours_are_passed_over(client: redis.Redis) -> None:
+    entry = post_request(client, KEYS, asked("A:1d"))
+    for fields in JUNK:
+        client.xadd(KEYS.results, fields)
+    put_result(client, result(entry))
+    assert set(wait_results(client, KEYS, [entry], timeout_s=5)) == {entry}
+
+
+async def test_entries_that_are_no_result_do_not_keep_a_trainer_from_starting(
+    server: Server, client: redis.Redis
+) -> None:
+    for fields in JUNK:
+        client.xadd(KEYS.results, fields)
+    entry = post_request(client, KEYS, asked("A:1d"))
+    async with connect_async(server.url, block_ms=1000) as own:
+        queue = RequestQueue(own, KEYS, "a")
+        assert await queue.read(1) == []
+        assert [found for found, _ in await queue.read(1000)] == [entry]
+
+
+async def test_results_are_kept_up_to_a_number(
+    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_queue, "KEEP_RESULTS", 1)
+    async with connect_async(server.url, block_ms=1000) as own:
+        queue = RequestQueue(own, KEYS, "a")
+        await queue.read(1)
+        answer = [(StreamID(1, number), result(StreamID(1, number))) for number in range(300)]
+        await queue.answer(answer)
+        # Redis drops whole nodes of 100 entries.
+        assert 1 <= client.xlen(KEYS.results) <= 200
+
+
+async def test_requests_posted_at_once_reach_a_waiting_trainer_as_one_batch(
+    server: Server, client: redis.Redis
+) -> None:
+    async with connect_async(server.url, block_ms=5000) as own:
+        queue = RequestQueue(own, KEYS, "a")
+        await queue.read(1)
+        reading = asyncio.create_task(queue.read(5000))
+        while not client.info("clients")["blocked_clients"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        posted = await asyncio.to_thread(post_requests, client, KEYS, [asked(f"{name}:1d") for name in "ABC"])
+        assert [found for found, _ in await reading] == posted
+
+
+async def test_a_result_that_does_not_fit_into_memory_leaves_its_request_pending(
+    server: Server, client: redis.Redis
+) -> None:
+    async with connect_async(server.url, block_ms=1000) as own:
+        queue = RequestQueue(own, KEYS, "a")
+        await queue.read(1)
+        entry = post_request(client, KEYS, asked("A:1d"))
+        await queue.read(1000)
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(redis.RedisError, match="maxmemory"):
+                await queue.answer([(entry, result(entry))])
+        finally:
+            client.config_set("maxmemory", 0)
+        assert pending(client, KEYS) == 1
+        await queue.answer([(entry, result(entry))])
+        assert pending(client, KEYS) == 0
 
 
 async def test_a_request_is_pending_until_it_is_answered(server: Server, client: redis.Redis) -> None:

@@ -7,15 +7,16 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
 
+from consumers import trainer as trainer_module
 from consumers.fit import FitParameters, FitRequest
-from consumers.fitpool import FitFailure, FitPool, Fitted
+from consumers.fitpool import FitFailure, FitPool, Fitted, fit_or_explain
 from consumers.plans import Plan, Refusal, check_bars, decide
-from consumers.request_queue import RequestQueue
+from consumers.request_queue import CLAIM_IDLE_MS, RequestQueue
 from consumers.requests import post_request
 from consumers.trainer import GRACE_S, Trainer, TrainerOptions
 from modelstore.releases import Releases
@@ -23,13 +24,13 @@ from modelstore.saves import Persistence, SaveBarrier, SaveFailed, Step, Watch
 from modelstore.store import ModelStore
 from streams.clients import connect, connect_async
 from streams.ids import StreamID
-from streams.keys import Keys
+from streams.keys import TRAINERS, Keys
 from streams.records import TrainingResult
 from streams.series import Series
 from streams.settings import Pipeline
 from streams.tenant import Tenant
 from tests.conftest import binary_of
-from tests.consumers.asking import asked, pending, results, until
+from tests.consumers.asking import asked, idle_ms, pending, results, until
 from tests.consumers.walks import random_bars, store_bars
 from tests.servers import Server
 
@@ -247,6 +248,23 @@ async def test_targets_that_cannot_be_trained_are_named_in_the_result_of_the_oth
     assert (none.status, none.versions, none.release) == ("refused", (), None)
 
 
+def first_target_fails(request: FitRequest) -> Fitted:
+    return FitFailure("out of luck") if "close_1" in request.targets else fit_or_explain(request)
+
+
+async def test_a_series_is_never_half_new(
+    server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_bars(client, "SPY")
+    post(client, "SPY:1d")
+    async with open_trainer(server, FitPool(2, first_target_fails)) as trainer:
+        (result,) = await train(trainer, 1)
+        trainer.close()
+    assert (result.status, result.reason, result.versions) == ("failed", "out of luck", ())
+    assert ModelStore(client, TENANT.keys).count() == 0
+    assert "fitting SPY:1d failed: out of luck" in caplog.text
+
+
 # Crashes
 
 
@@ -356,6 +374,57 @@ async def test_a_models_redis_that_forgot_everything_before_the_save_gets_it_aga
     mortal.start()
     with mortal.client() as models:
         assert set(champions(models).values()) == set(result.versions), "what is acknowledged survives"
+
+
+async def test_a_store_that_forgot_the_versions_before_the_switch_gets_them_again(
+    server: Server, client: redis.Redis, mortal: Server, pool: FitPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_bars(client, "SPY")
+    post(client, "SPY:1d")
+    original = Releases.promote
+    emptied: list[bool] = []
+
+    def empty_first(self: Releases, *arguments: Any, **named: Any) -> Any:
+        if not emptied:
+            emptied.append(True)
+            with mortal.client() as models:
+                models.flushall()
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(Releases, "promote", empty_first)
+    async with open_trainer(server, pool, models=mortal) as trainer:
+        assert (await trainer.handle(await next_batch(trainer, 1))).results == ()
+        assert emptied
+        assert pending(client, TENANT.keys) == 1
+        (result,) = await train(trainer, 1)
+    assert result.status == "done"
+
+
+async def test_requests_under_way_are_kept_from_other_trainers(
+    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trainer_module, "KEEP_EVERY_S", 0.02)
+    add_bars(client, "SPY")
+    post(client, "SPY:1d")
+    async with open_trainer(server, FitPool(1, never_ends)) as trainer:
+        work = asyncio.create_task(trainer.handle(await next_batch(trainer, 1)))
+        for _ in range(2):
+            age_pending(client)
+            await until(lambda: idle_ms(client, TENANT.keys) < CLAIM_IDLE_MS)
+        client.xgroup_destroy(TENANT.keys.requests, TRAINERS)
+        await until(lambda: "cannot be kept" in caplog.text)
+        assert not work.done(), "the work goes on"
+        trainer.stop()
+        trainer.close()
+        assert (await work).results == ()
+
+
+def age_pending(client: redis.Redis) -> None:
+    """Make the pending request look as if its trainer had not touched it for long."""
+    (found,) = cast(Any, client.xpending_range(TENANT.keys.requests, TRAINERS, "-", "+", 1))
+    client.xclaim(
+        TENANT.keys.requests, TRAINERS, found["consumer"], 0, [found["message_id"]], idle=CLAIM_IDLE_MS + 1000
+    )
 
 
 async def test_a_save_that_fails_is_not_acknowledged_before_one_succeeds(

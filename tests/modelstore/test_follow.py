@@ -232,7 +232,18 @@ async def test_another_store_with_the_same_numbers_is_followed(
         wanted = promote(server, 1)
         release = await next_of(told)
         assert (release.id, release.number) == (wanted, 1)
-    assert "another store" in caplog.text
+    assert sum("another store" in record.message for record in caplog.records) == 1
+
+
+async def test_the_first_version_does_not_make_it_another_store(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = follower(server, 20)
+    async with running(found) as told:
+        await asyncio.wait_for(found.ready.wait(), 15)
+        wanted = promote(server, 0)
+        assert (await next_of(told)).id == wanted
+    assert "another store" not in caplog.text
 
 
 async def test_the_same_release_under_a_new_number_is_not_told_again(server: Server) -> None:

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumers.fit import FitOutcome, FitParameters, FitRequest, fit_series
+from consumers.plans import split
+from consumers.training import Work, join, results_of, sort_out
+from streams.ids import StreamID
+from streams.settings import Pipeline
+from tests.consumers.asking import asked
+from tests.consumers.walks import DAY_NS, random_bars
+
+PIPELINE = Pipeline(intervals=("1d",), columns=("close", "volume"), horizons=(1, 3))
+RELEASE = "f" * 64
+
+
+def batch(*requests: dict[str, Any]) -> list[tuple[StreamID, dict[bytes, bytes]]]:
+    return [
+        (StreamID(9 + number, 0), {name.encode(): text.encode() for name, text in asked(**fields).to_fields().items()})
+        for number, fields in enumerate(requests)
+    ]
+
+
+def outcomes(parts: int, *, volume: bool = True) -> list[FitOutcome]:
+    bars = random_bars(150)
+    if not volume:
+        bars.values[:, 4] = 0
+    parameters = FitParameters(rounds=1, max_depth=1, learning_rate=0.3, min_child_weight=5, seed=0, min_rows=50)
+    request = FitRequest(
+        "SPY:1d", PIPELINE.targets, 3, "consumers.features:STANDARD", bars, bars.start + DAY_NS, parameters
+    )
+    return [fit_series(part) for part in split(request, parts)]
+
+
+def test_equal_plans_are_one_work_and_stand_where_the_last_of_them_was_asked_for() -> None:
+    first, last = ({"series": "SPY:1d", "as_of": 5, "id": own} for own in "ab")
+    requests = batch(first, {"series": "SPY:1d", "as_of": 6}, {"series": "QQQ:1d"}, last)
+    refused, works = sort_out(reversed(requests), PIPELINE)
+    assert refused == []
+    assert [(str(work.plan.series), work.plan.as_of) for work in works] == [
+        ("SPY:1d", 6),
+        ("QQQ:1d", None),
+        ("SPY:1d", 5),
+    ]
+    assert works[-1].requests == [(requests[0][0], "a"), (requests[3][0], "b")]
+
+
+def test_results_come_in_the_order_of_the_requests_whatever_became_of_them() -> None:
+    requests = batch({"series": "SPY:1d"}, {"series": "SPY:5m", "id": "x"}, {"series": "QQQ:1d"}, {"series": "SPY:1d"})
+    refused, works = sort_out(requests, PIPELINE)
+    works[0].fail("its process died")
+    works[1].digests = ("0" * 64,)
+    answers = results_of(refused, works, RELEASE)
+    assert [entry for entry, _ in answers] == [entry for entry, _ in requests]
+    assert [result.request for _, result in answers] == [str(entry) for entry, _ in requests]
+    assert [result.status for _, result in answers] == ["done", "refused", "failed", "done"]
+    assert [result.release for _, result in answers] == [RELEASE, None, None, RELEASE]
+    assert answers[1][1].id == "x"
+
+
+def test_a_request_that_was_deleted_says_so() -> None:
+    refused, works = sort_out([(StreamID(9, 0), {})], PIPELINE)
+    assert works == []
+    assert "was deleted" in refused[0][1].reason
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_parts_of_a_fit_come_together_in_the_order_of_the_targets(parts: int) -> None:
+    _, (work,) = sort_out(batch({"series": "SPY:1d"}), PIPELINE)
+    versions = join(work, outcomes(parts))
+    assert [version.manifest.name for version in versions] == [f"SPY:1d/{target}" for target in PIPELINE.targets]
+    work.stored(versions)
+    assert work.champions == {(version.manifest.name, "champion"): version.digest for version in versions}
+    assert work.through == max(version.manifest.trained_through for version in versions)
+    assert (work.status, work.reason) == ("done", "")
+
+
+def test_what_was_left_out_is_named_and_nothing_at_all_is_a_refusal() -> None:
+    _, (work,) = sort_out(batch({"series": "SPY:1d"}), PIPELINE)
+    some = outcomes(2, volume=False)
+    assert len(join(work, some)) == 2
+    assert work.status == "done"
+    assert work.reason.startswith("not trained: volume_1 (0 rows with a known label, 50 needed); volume_3 (")
+    none = Work(work.plan)
+    assert join(none, [FitOutcome((), part.skipped) for part in some]) == []
+    assert none.status == "refused"
