@@ -32,9 +32,9 @@ LOG = "setup.log"
 TAIL = 25
 
 _DOWNLOADED = re.compile(r"^\s*Downloading (\S+) \(([\d.]+) (bytes|kB|MB|GB)\)")
-_STEP = re.compile(
-    r"^\s*(?:Collecting|Downloading|Building wheel for|Installing collected packages:) ?([A-Za-z0-9_.\-]*)"
-)
+_STEP = re.compile(r"^\s*(?:Collecting|Downloading|Building wheel for) ([A-Za-z0-9_.\-]*)")
+#: After this line pip is silent until all is unpacked, which takes longer than the downloads before it.
+_UNPACKING = "Installing collected packages:"
 _UNIT = {"bytes": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}
 
 #: What the log may say, and what to do then.
@@ -158,9 +158,10 @@ class Bootstrap:
             with process.stdout as lines:
                 for line in lines:
                     log.write(line)
-                    match = _STEP.match(line)
-                    if match:
-                        self._show(f"{what}: {match[1]}" if match[1] else what)
+                    if match := _STEP.match(line):
+                        self._show(f"{what}: {match[1]}")
+                    elif line.startswith(_UNPACKING):
+                        self._show(f"{what}: unpacking them all (half a minute)")
             code = process.wait()
         if code != 0:
             self._show("")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -53,4 +56,18 @@ look.register(app)
 
 def main() -> None:
     """Run the command; exits with its code."""
-    app(prog_name="red10")
+    try:
+        try:
+            app(prog_name="red10")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        # Python tries once more at its end to write what was not written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        where = f" {error.filename!r}" if error.filename else " to its output" if error.errno == errno.ENOSPC else ""
+        sys.stderr.write(f"red10: cannot go on reading or writing{where}: {error.strerror or error}\n")
+        sys.exit(2)

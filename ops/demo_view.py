@@ -11,11 +11,22 @@ from typing import Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from ops.demo import LEASE_MS, RETRAIN_AT, Outcome, splits_text
 from producers.bars import TICKS_PER_BAR
+
+
+class _CutText(TextColumn):
+    """Text cut to what the other columns leave, which must not be able to shrink (`no_wrap`)."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 class LiveDisplay:
@@ -25,11 +36,11 @@ class LiveDisplay:
         self._console = console
         self._live = console.is_terminal
         self._progress = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            SpinnerColumn(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=15, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            _CutText("{task.description}", table_column=Column()),
             console=console,
             transient=True,
         )
@@ -89,7 +100,7 @@ def closing(console: Console, outcome: Outcome) -> None:
     console.print(table)
     for series, count in sorted(outcome.series.items()):
         if count.refused:
-            console.print(f"[bold]{series}[/bold] has no models: {count.refused}", highlight=False, soft_wrap=True)
+            _say(console, f"[bold]{series}[/bold] has no models: {escape(count.refused)}")
     _say(
         console,
         f"{len(RETRAIN_AT)} trainings made {outcome.versions:,} model versions in {outcome.training_s:.1f} s. "
@@ -115,7 +126,8 @@ def closing(console: Console, outcome: Outcome) -> None:
         f"Recounted from the input: {tiling.ticks:,} ticks, {tiling.dead} set aside, [bold]{tiling.lost} lost, "
         f"{tiling.doubled} counted twice[/bold]. All in {outcome.seconds:.1f} s.\n",
     )
-    console.print(f"digest of all signals  [bold]{outcome.digest}[/bold]", highlight=False, soft_wrap=True)
+    # On a line of its own: with words beside it it would not fit 80 columns.
+    console.print(f"digest of all signals\n[bold]{outcome.digest}[/bold]", highlight=False, soft_wrap=True)
     console.print("(the same in every run on the same versions of the libraries)\n", style="dim")
 
 

@@ -200,7 +200,13 @@ class EmbeddedServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except EmbeddedError as unsaved:
+            # What went wrong first says how far the work came: it must not be replaced by this.
+            if not isinstance(error, Red10Error):
+                raise
+            error.add_note(str(unsaved))
 
 
 def shut_down(directory: RoleDirectory, progress: Progress = _silent) -> None:

@@ -26,7 +26,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 from ops.embedded_binary import Binary, Version, choose
 from ops.embedded_files import FileLock, RoleDirectory, disk_errors, read_json, write_json
 from ops.errors import EmbeddedError
-from streams.clients import connect, explain
+from streams.clients import connect, error_code, explain
 
 #: Seconds until a server that runs must have answered for the first time.
 ANSWER_S = 30.0
@@ -194,6 +194,9 @@ def wait_ready(directory: RoleDirectory, alive: Callable[[], bool], progress: Pr
                         f"{directory.log}; end it (kill {_pid_hint(directory)}) and try again, its data stays",
                     ) from None
             except RedisError as error:
+                # A server that could not write its files refuses even PING, but can be asked and stopped.
+                if error_code(error) == "MISCONF":
+                    return ask(client)
                 raise explain(error, url) from error
             time.sleep(0.005)
 

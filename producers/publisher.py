@@ -82,8 +82,15 @@ class _Plan:
                 yield len(chunk), self.append(group_ticks(chunk, self.stream_of, sent), before=sent)
                 sent += len(chunk)
 
-    def clock(self, ts: int) -> Steps:
+    def clock(self, ts: int, now: int) -> Steps:
         entry = pack(clock_fields(ts))
+        ahead_ms = (ts - now) // 1_000_000
+        if ahead_ms > self.tenant.pipeline.max_ahead_ms:
+            raise BadRecord(
+                "future",
+                f"clock: {ts} lies {ahead_ms / 1000:,.0f} s ahead of now, and all ticks before it would come too late: "
+                "say it when that time has passed",
+            )
         keys = [self.tenant.keys.partition(partition).ticks for partition in range(self.tenant.partitions)]
         return self.append([Group(key, [entry], [row]) for row, key in enumerate(keys)])
 
@@ -118,7 +125,11 @@ def _single(
     ask: float | None,
     venue_id: str | None,
 ) -> Ticks:
-    return Ticks.from_rows([(symbol, price, size, ts, bid, ask, venue_id)])
+    try:
+        return Ticks.from_rows([(symbol, price, size, ts, bid, ask, venue_id)])
+    except BadRecord as error:
+        # There is but one row.
+        raise BadRecord(error.reason, str(error).removeprefix("row 0: ")) from None
 
 
 class TickPublisher:
@@ -131,7 +142,7 @@ class TickPublisher:
             directory.
         tenant: instead of the settings' tenant.
         patience_s: how long Redis may refuse or be away in the midst of publishing before that is an error, seconds.
-        now: gives the event time of ticks published without one, epoch ns.
+        now: the present, epoch ns: the event time of ticks published without one.
         sleep: waits, seconds.
 
     Raises:
@@ -219,10 +230,10 @@ class TickPublisher:
         """Say in every partition that nothing earlier than `ts` (epoch ns) will follow: closes bars of quiet symbols.
 
         Raises:
-            BadRecord: `ts` is no time.
+            BadRecord: `ts` is no time, or further ahead of now than a tick may be (`max_ahead_ms`).
             PublishError: some partitions may not have it; a clock may be said again without harm.
         """
-        run(self._client, self._plan.clock(ts), self._sleep)
+        run(self._client, self._plan.clock(ts, self._now()), self._sleep)
 
     def close(self) -> None:
         """Close the connections."""
@@ -291,7 +302,7 @@ class AsyncTickPublisher:
     async def clock(self, ts: int) -> None:
         """Say in every partition that nothing earlier than `ts` will follow; see `TickPublisher.clock`."""
         await self.open()
-        await run_async(self._client, self._plan.clock(ts))
+        await run_async(self._client, self._plan.clock(ts, self._now()))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -179,9 +179,10 @@ def _frame(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if not path.name.endswith((".csv", ".csv.gz")):
         frame = _reading(path, lambda: pd.read_parquet(path, columns=list(ours)))
     else:
-        # All as text: symbols such as NA, ids such as 007 and every digit of a number survive.
-        frame = _reading(
-            path,
-            lambda: pd.read_csv(path, usecols=list(ours), dtype=str, keep_default_na=False, skipinitialspace=True),
-        )
+        # All as text: symbols such as NA, ids such as 007 and every digit of a number survive. All columns: asked for
+        # some, pandas takes rows with too many values, as an unquoted 1,000.5 makes them, for good ones.
+        frame = _reading(path, lambda: pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True))
+        if not isinstance(frame.index, pd.RangeIndex):
+            raise BadTable(str(path), "row 1 has more values than the header has columns: quote values with a comma")
+        frame = frame[list(ours)]
     return frame.rename(columns=ours)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -11,10 +16,12 @@ from ops.commands.session import DATA, JsonOption, Session, command
 from streams.errors import Red10Error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from producers.replay import Progress as OnProgress
     from producers.replay import Replayed
     from streams.columns import Ticks
+
+    #: Replays tables, told of progress and slept with.
+    Run: TypeAlias = Callable[[list[Ticks], OnProgress, Callable[[float], None]], Replayed]
 
 
 class BadUse(Red10Error):
@@ -23,7 +30,7 @@ class BadUse(Red10Error):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    command(app, panel=DATA)(publish)
+    command(app, panel=DATA, negative=True)(publish)
     command(app, panel=DATA)(replay)
 
 
@@ -117,6 +124,9 @@ def replay(
     from producers.tables import load_ticks
     from streams.series import Interval
 
+    twice = next((file for number, file in enumerate(files) if _same(file, files[:number])), None)
+    if twice is not None:
+        raise BadUse(f"{twice} is named twice, so its ticks would count twice: name it once")
     factor = _speed(speed)
     length = Interval.parse(interval) if interval else None
     now = time.time_ns()
@@ -132,9 +142,9 @@ def replay(
     ):
         done = _with_progress(
             session,
-            sum(len(table.slice(*bounds)) for table in tables),
-            lambda on_progress: run(
-                publisher, tables, speed=factor, start=bounds[0], until=bounds[1], on_progress=on_progress
+            [table.slice(*bounds) for table in tables],
+            lambda chosen, on_progress, sleep: run(
+                publisher, chosen, speed=factor, on_progress=on_progress, sleep=sleep
             ),
         )
         intervals = publisher.tenant.pipeline.parsed_intervals
@@ -143,7 +153,7 @@ def replay(
 
         session.json(asdict(done))
         return
-    _say_done(session, done, _symbols(tables), intervals[-1].ns)
+    _say_done(session, done, _symbols(tables), intervals[-1].ns, time.time_ns())
 
 
 def _speed(text: str) -> float | None:
@@ -155,37 +165,81 @@ def _speed(text: str) -> float | None:
         raise BadUse(f"--speed takes a number above zero or max, not {text!r}: red10 replay --speed 60 FILE") from None
 
 
-def _with_progress(
-    session: Session, total: int, run: Callable[[Callable[[int, int, int], None]], Replayed]
-) -> Replayed:
-    """Run with a progress bar; broken off, say how far it came."""
+def _same(file: Path, others: list[Path]) -> bool:
+    return file.resolve() in [other.resolve() for other in others]
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one breaks off at once."""
+    stop = threading.Event()
+
+    def first(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _with_progress(session: Session, tables: list[Ticks], run: Run) -> Replayed:
+    """Run with a progress bar; broken off, say how far it came.
+
+    A Ctrl-C takes effect where all ticks up to some time are in the log and none after it, so that `--start` can go on
+    there; a second one takes effect at once.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ops.commands.times import show_ns
 
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+    console = session.err
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    total = sum(map(len, tables))
+    task = progress.add_task("ticks", total=total)
     at: tuple[int, int] | None = None
-    with Progress(*columns, console=session.err, transient=True) as progress:
-        task = progress.add_task("ticks", total=total)
+    whole = False
 
-        def show(done: int, _total: int, ts: int) -> None:
-            nonlocal at
-            at = done, ts
-            progress.update(task, completed=done, description=f"{show_ns(ts)}")
+    def break_off() -> None:
+        nonlocal whole
+        whole = at is not None
+        raise KeyboardInterrupt
 
-        try:
-            return run(show)
-        except KeyboardInterrupt:
-            if at is not None:
-                session.say(f"Broken off after {at[0]} of {total} ticks; the last one's event time is {at[1]}.")
-            raise
+    def show(done: int, _total: int, ts: int) -> None:
+        nonlocal at
+        at = done, ts
+        progress.update(task, completed=done, description=f"{show_ns(ts)}")
+        if stop.is_set() and done == sum(len(table.slice(None, ts + 1)) for table in tables):
+            break_off()
+
+    def sleep(seconds: float) -> None:
+        # Ticks of one time are due together, so none of them is missing here.
+        if stop.wait(seconds):
+            break_off()
+
+    try:
+        with _asked_to_stop() as stop, progress:
+            return run(tables, show, sleep)
+    except KeyboardInterrupt:
+        done, ts = at or (0, 0)
+        if whole:
+            session.say(
+                f"Broken off after {done} of {total} ticks, all up to {show_ns(ts)} UTC. "
+                f"To go on, repeat the command with --start {ts + 1}"
+            )
+        else:
+            session.say(f"Broken off in the midst of sending: {done} of {total} ticks or some more are in the log.")
+        raise
 
 
 def _symbols(tables: list[Ticks]) -> int:
     return len({name for table in tables for name in table.names})
 
 
-def _say_done(session: Session, done: Replayed, symbols: int, longest_ns: int) -> None:
+def _say_done(session: Session, done: Replayed, symbols: int, longest_ns: int, now_ns: int) -> None:
     from ops.commands.times import show_ns
 
     if done.last_ts is None:
@@ -196,7 +250,7 @@ def _say_done(session: Session, done: Replayed, symbols: int, longest_ns: int) -
         f"{done.ticks} ticks of {symbols} symbols, {show_ns(done.first_ts)} to {show_ns(done.last_ts)} UTC, "
         f"in {done.seconds:.1f} s{rate}"
     )
-    session.say(
-        "The last bars stay open until later ticks or a clock close them: "
-        f"`red10 publish --clock {(done.last_ts // longest_ns + 1) * longest_ns}`"
-    )
+    end = (done.last_ts // longest_ns + 1) * longest_ns
+    # Said before its time, a clock would make all ticks until then too late.
+    when = "" if end <= now_ns else f" said after {show_ns(end)} UTC"
+    session.say(f"The last bars stay open until later ticks or a clock{when} close them: `red10 publish --clock {end}`")

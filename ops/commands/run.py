@@ -34,8 +34,12 @@ def demo(session: Session) -> None:
 
     settings, origins = session.load()
     opening(session.out)
-    with LiveDisplay(session.err) as display:
-        outcome = run(settings, origins, display, display.say)
+    try:
+        with LiveDisplay(session.err) as display:
+            outcome = run(settings, origins, display, display.say)
+    except KeyboardInterrupt:
+        session.say("Broken off. `red10 demo` begins anew, in a fresh tenant.")
+        raise
     closing(session.out, outcome)
     print_next(session.out, next_commands(outcome.tenant, settings.data_dir))
 

@@ -133,7 +133,8 @@ def reporting(debug: bool) -> Iterator[None]:
         if debug:
             raise
         sys.stdout.flush()
-        sys.stderr.write(f"red10: {error}\n")
+        for text in (str(error), *getattr(error, "__notes__", ())):
+            sys.stderr.write(f"red10: {text}\n")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -152,9 +153,13 @@ def _merge(ctx: typer.Context, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def command(
-    app: typer.Typer, name: str | None = None, *, panel: str | None = None
+    app: typer.Typer, name: str | None = None, *, panel: str | None = None, negative: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function `(session, …options)` as a command; the common options are added to its own."""
+    """Register a function `(session, …options)` as a command; the common options are added to its own.
+
+    Args:
+        negative: take `-1` for an argument and not for an unknown option, so that its own check can answer.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(ctx: typer.Context, **given: Any) -> None:
@@ -163,11 +168,17 @@ def command(
             with reporting(debug):
                 function(Session(flags), **given)
 
-        run.__name__, run.__doc__ = function.__name__, function.__doc__
-        app.command(name, rich_help_panel=panel)(with_common(run, own=_own(function)))
+        run.__name__, run.__doc__ = function.__name__, _unwrapped(function)
+        settings = {"ignore_unknown_options": True} if negative else None
+        app.command(name, rich_help_panel=panel, context_settings=settings)(with_common(run, own=_own(function)))
         return function
 
     return register
+
+
+def _unwrapped(function: Callable[..., None]) -> str:
+    """A docstring with each paragraph on one line: the terminal breaks lines where it ends, not where the code does."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (inspect.getdoc(function) or "").split("\n\n"))
 
 
 def _own(function: Callable[..., None]) -> list[inspect.Parameter]:

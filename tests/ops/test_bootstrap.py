@@ -16,6 +16,10 @@ from ops.bootstrap import Bootstrap, SetupFailed, disk_mb, downloaded_mb, hint, 
 ROOT = Path(__file__).parents[2]
 
 
+POPEN = subprocess.Popen
+ECHO = [sys.executable, "-c", "import sys; print(sys.argv[1])"]
+
+
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -118,6 +122,23 @@ def test_a_step_that_fails_shows_the_end_of_the_log_and_leaves_no_stamp(
     assert "installing packages failed" in said.err
     assert (tmp_path / ".venv" / "setup.log").exists()
     assert not (tmp_path / ".venv" / ".ready").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_long_silence_of_pip_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v").mkdir()
+    said = "Collecting numpy==1\nInstalling collected packages: trove-classifiers, numpy"
+    monkeypatch.setattr("ops.bootstrap.runs", lambda python, code: True)
+    monkeypatch.setattr("ops.bootstrap.subprocess.Popen", lambda command, **kept: POPEN([*ECHO, said], **kept))
+    out = Terminal()
+    Bootstrap(tmp_path / "v", out).run()
+    shown = [line.rstrip() for line in out.getvalue().split("\r\x1b[K")]
+    at = next(index for index, line in enumerate(shown) if line.endswith("installing packages: numpy"))
+    assert shown[at + 1].endswith("installing packages: unpacking them all (half a minute)")
 
 
 def test_a_python_that_is_too_old_is_refused_before_anything_else(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,10 @@ from typer.testing import CliRunner, Result
 from modelstore.manifest import Manifest, Serving
 from ops.cli import app
 from ops.commands.follow import percent
-from ops.commands.times import BadTime, parse_time, show_age
+from ops.commands.times import BadTime, parse_time, show_age, show_ns
 from ops.embedded_files import RoleDirectory, read_json
 from ops.outputs import read_tail
+from streams.clients import connect
 from streams.keys import TRAINERS, Keys
 from streams.records import Prediction, Record, Signal, TrainingResult
 from streams.settings import Settings, load_settings
@@ -131,6 +133,11 @@ def test_every_command_has_help_in_80_columns() -> None:
         assert max(map(len, done.output.splitlines())) <= 80, words
 
 
+def test_help_breaks_lines_where_the_terminal_ends_only() -> None:
+    shown = CliRunner().invoke(app, ["replay", "--help"]).output
+    assert "wrong. A bar (open, high, low, close, volume) becomes four ticks." in shown
+
+
 def test_version_is_printed() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert re.fullmatch(r"red10 \d+\.\d+\.\d+\S*\n", done.output)
@@ -145,10 +152,12 @@ def test_mistakes_of_users_get_a_message_and_exit_code_2_without_a_traceback(red
     for args, message in (
         (("publish", "S P", "1"), "cannot be a symbol"),
         (("publish", "SPY", "0"), "price"),
+        (("publish", "SPY", "-1.5"), "red10: price is -1.5; it must be a finite number above zero"),
         (("publish", "SPY"), "SYMBOL and PRICE"),
         (("publish", "--clock", "yesterday"), "is no time"),
         (("replay", "missing.csv"), "no such file"),
         (("replay", "missing.csv", "--speed", "fast"), "--speed takes a number"),
+        (("replay", __file__, os.path.relpath(__file__)), "is named twice"),
         (("keys", "a:b"), "cannot be a symbol"),
         (("train", "SPY"), "SYMBOL:INTERVAL"),
         (("signals",), "there is no tenant 'default' yet"),
@@ -219,6 +228,13 @@ def test_clock_goes_to_every_partition(red10: Red10, client: redis.Redis, tenant
         assert fields == {b"kind": b"clock", b"ts": b"1714521600000000000"}
 
 
+def test_clock_before_its_time_is_refused(red10: Red10, client: redis.Redis, tenant: Tenant) -> None:
+    done = red10("publish", "--clock", "2100-01-01")
+    assert done.exit_code == 2
+    assert "ahead of now" in done.stderr
+    assert not client.keys("*:ticks")
+
+
 def test_replay_publishes_files_whole_or_not_at_all(red10: Red10, client: redis.Redis, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     good.write_text("symbol,price,size,ts\nSPY,1,1,1714521600\nSPY,2,1,1714521601\nQQQ,3,1,1714521602\n")
@@ -243,6 +259,35 @@ def test_replay_ends_with_a_clock_command_that_closes_its_bars(red10: Red10, tmp
     assert found, hint
     assert int(found[2]) == (1714521600 + 86400) * NS
     assert red10(*found[1].split()).exit_code == 0
+
+
+def test_replay_of_today_warns_of_a_clock_before_its_time(red10: Red10, tmp_path: Path, tenant: Tenant) -> None:
+    now = time.time_ns()
+    (tmp_path / "f.csv").write_text(f"symbol,price,size,ts\nSPY,1,1,{now}\n")
+    hint = " ".join(red10("replay", "f.csv").stderr.split())
+    end = (now // DAY + 1) * DAY
+    assert f"a clock said after {show_ns(end)} UTC close them: `red10 publish --clock {end}`" in hint
+
+
+def test_replay_that_is_broken_off_goes_on_with_what_it_says(
+    red10: Red10, server: Server, client: redis.Redis, tmp_path: Path, tenant: Tenant, env: dict[str, str]
+) -> None:
+    # Two ticks at each time, 20 ms apart: broken off between them, one would be lost or doubled.
+    rows = [f"SPY,{n + 1},1,{1_714_521_600 * NS + n // 2 * 20_000_000}" for n in range(400)]
+    (tmp_path / "f.csv").write_text("\n".join(["symbol,price,size,ts", *rows]))
+    key = tenant.keys.partition(tenant.partition_of("SPY")).ticks
+    with running(env, command_line(server, "replay", "f.csv", "--speed", "1")) as replay:
+        assert replay.stderr is not None
+        with connect(server.url, block_ms=20_000) as waiting:
+            assert waiting.xread({key: "0"}, count=1, block=20_000)
+        replay.send_signal(signal.SIGINT)
+        assert replay.wait(20) == 130
+        said = " ".join(replay.stderr.read().split())
+    found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
+    assert found, said
+    assert 0 < client.xlen(key) == int(found[1]) < 400
+    assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
+    assert [float(fields[b"price"]) for _, fields in entries(client, key)] == list(range(1, 401))
 
 
 def test_newest_signals_of_all_partitions_are_shown_oldest_first(
@@ -370,6 +415,17 @@ def test_reader_that_goes_away_ends_the_command_quietly(
         writer.stdout.close()
         assert writer.wait(20) == 1
         assert writer.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+@pytest.mark.parametrize("args", [["--help"], ["config"], ["config", "--json"]])
+def test_output_that_cannot_be_written_is_an_error_without_a_traceback(env: dict[str, str], args: list[str]) -> None:
+    code = "from ops.cli import main; main()"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", code, *args], env=env, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("red10: cannot go on reading or writing to its output: No space left")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_training_is_asked_for_and_its_result_shown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -9,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ops.demo import signals_digest
 from ops.demo_trials import latency
+from ops.demo_view import LiveDisplay
 from streams.ids import StreamID
 
 #: One model per series, of few trees: what is tested is the run, not the models.
@@ -50,6 +53,17 @@ def test_two_runs_end_with_the_same_digest_and_their_next_commands_work(tmp_path
         again = red10(tmp_path, *command.split())
         assert again.returncode == 0, command + again.stderr
         assert again.stdout.strip(), command
+
+
+def test_progress_keeps_its_figures_in_80_columns_however_long_the_phase() -> None:
+    out = io.StringIO()
+    with LiveDisplay(Console(file=out, force_terminal=True, width=80, color_system=None)) as display:
+        display.phase("training on the bars before 2006-01-01: AAPL:1d, GOOG:1d, IBM:1d, MSFT:1d")
+        display.advance(11568, 48616)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip("\r") for line in out.getvalue().splitlines()]
+    last = [line for line in lines if "training" in line][-1]
+    assert len(last) <= 80
+    assert re.search(r"^\S ━\S* +11568/48616 0:00:0\d training on the bars before 2006-01-01", last), last
 
 
 def signal(series: str, ts: int, **changes: str) -> dict[bytes, bytes]:

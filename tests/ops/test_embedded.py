@@ -25,6 +25,7 @@ from ops.embedded_files import RoleDirectory, read_json, socket_path
 from ops.embedded_launch import render
 from ops.errors import EmbeddedError
 from streams.clients import connect
+from streams.errors import Red10Error
 from streams.locate import Role
 from streams.settings import Settings, load_settings
 from tests.conftest import binary_of
@@ -351,6 +352,45 @@ def test_server_that_cannot_save_is_left_running_and_says_so(data_dir: Path, bin
     with attach_or_start(settings, "models") as again, connect(again.url) as client:
         assert client.get("kept") == b"yes"
     assert not again.alive()
+
+
+def fail_to_save(server: EmbeddedServer) -> Path:
+    """Let a models server fail to save, so that it refuses writes (and PING); returns what is in its way."""
+    obstacle = server.directory.path / "dump.rdb"
+    obstacle.mkdir()
+    (obstacle / "full").touch()
+    with connect(server.url) as client:
+        client.set("kept", "yes")
+        client.bgsave()
+        wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        with pytest.raises(redis.ResponseError, match="MISCONF"):
+            client.ping()
+    return obstacle
+
+
+def test_server_that_refuses_to_write_can_be_attached_to(data_dir: Path, binary: Path) -> None:
+    settings = make(data_dir, redis_server=binary)
+    server = attach_or_start(settings, "models")
+    obstacle = fail_to_save(server)
+    with attach_or_start(settings, "models") as again:
+        assert not again.started_by_us
+    shutil.rmtree(obstacle)
+    server.close()
+    with attach_or_start(settings, "models") as later, connect(later.url) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_server_that_cannot_save_does_not_hide_what_went_wrong_before(data_dir: Path) -> None:
+    def work() -> None:
+        with attach_or_start(make(data_dir), "models") as server:
+            fail_to_save(server)
+            raise Red10Error("how far it came")
+
+    with pytest.raises(Red10Error, match="how far it came") as caught:
+        work()
+    assert str(caught.value) == "how far it came"
+    [note] = caught.value.__notes__
+    assert "left running" in note
 
 
 def test_damaged_files_are_explained_with_the_tool_that_repairs_them(data_dir: Path, binary: Path) -> None:

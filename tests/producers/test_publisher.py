@@ -100,6 +100,14 @@ def test_a_clock_reaches_every_partition(server: Server, client: redis.Redis) ->
         assert fields == {b"kind": b"clock", b"ts": b"77"}
 
 
+def test_a_clock_may_not_run_ahead_further_than_a_tick(server: Server, client: redis.Redis) -> None:
+    with TickPublisher(url=server.url, now=lambda: 1000 * 10**9) as publisher:
+        publisher.clock(1300 * 10**9)
+        with pytest.raises(BadRecord, match="1,000 s ahead of now"):
+            publisher.clock(2000 * 10**9)
+    assert all(client.xlen(KEYS.partition(partition).ticks) == 1 for partition in range(8))
+
+
 def test_the_error_counts_over_all_exchanges(server: Server, client: redis.Redis) -> None:
     rows = [("A", 1.0, 1.0, i) for i in range(2500)]
     with TickPublisher(url=server.url, patience_s=0, sleep=lambda _: None) as publisher:

@@ -178,6 +178,8 @@ def test_ticks_may_repeat_and_bars_may_not(tmp_path: Path) -> None:
         ),
         (BAR + "A,2025-05-12T09:30:00,1,1,1,1,1\nA,2025-05-12T09:30:07,1,1,1,1,1\n", "is 7 s, no length of bars"),
         ('symbol,price,ts\nA,1,"2\n', "cannot be read"),
+        (f"symbol,ts,price,venue\nA,{T0},1,000.5,X\n", "row 1 has more values than the header has columns"),
+        (f"symbol,ts,price,venue\nA,{T0},1,X\nA,{T0},1,000.5,X\n", "Expected 4 fields in line 3, saw 5"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, says: str) -> None:
