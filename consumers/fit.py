@@ -25,7 +25,7 @@ from consumers.features import FeatureSet, feature_matrix, fingerprint, load_fea
 from consumers.history import BarWindow
 from consumers.targets import Target, labels
 from modelstore.errors import BadModel
-from modelstore.manifest import Manifest, Serving
+from modelstore.manifest import Manifest, Serving, feature_set_id
 from modelstore.version import NewVersion
 from streams.settings import Settings
 
@@ -183,7 +183,7 @@ def _fit_group(
                 libraries={"xgboost": xgboost.__version__, "numpy": np.__version__},
                 golden={"rows": _numbers(golden), "margins": _numbers(expected)},
             ),
-            serving=Serving(through, low, high),
+            serving=Serving(through, feature_set_id(fingerprint(features)), low, high),
             forest=compile_booster(booster),
             ubj=ubj,
         )

@@ -26,11 +26,12 @@ from consumers.scorer import Scorer, Spec, releases_in
 from modelstore.loaded import LoadedRelease
 from streams.channel import WorkChannel
 from streams.clients import Backoff, Verdict, classify, error_code
-from streams.codec import RELEASE, RawEntry, decode
+from streams.codec import RawEntry, decode
 from streams.commit import Answer, Commit, Committer
 from streams.errors import Red10Error, RedisRefused, RedisUnavailable
 from streams.ids import StreamID
 from streams.keys import PartitionKeys
+from streams.publish import release_fields
 from streams.resume import Resume, look, resume
 
 log = logging.getLogger("red10.partition")
@@ -129,7 +130,7 @@ class PartitionTask:
         if scorer is None or not release.id or release.id in (scorer.state.release, self._announced):
             return
         with contextlib.suppress(RedisError, OSError):  # the next call tries again; twice the same entry does no harm
-            await self._client.xadd(self.keys.ticks, {"kind": RELEASE, "release": release.id})
+            await self._client.xadd(self.keys.ticks, cast(dict[Any, Any], release_fields(release.id)))
             self._announced = release.id
 
     async def _consume(self, scorer: Scorer, backoff: Backoff) -> Answer:

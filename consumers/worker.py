@@ -38,6 +38,7 @@ from consumers.warm import warm_kernels
 from modelstore.errors import BadModel, NotFound
 from modelstore.follow import Follower
 from modelstore.loaded import LoadedRelease
+from modelstore.manifest import feature_set_id
 from streams.app import App, make_app, run, web_views, work_agent
 from streams.channel import WorkChannel
 from streams.clients import connect, connect_async, read_raw
@@ -177,6 +178,7 @@ class _ScorerProcess:
             tenant.keys,
             targets=tenant.pipeline.targets,
             feature_count=len(spec.features.columns),
+            features=feature_set_id(fingerprint(spec.features)),
             follow_ms=self._settings.follow_ms,
         )
         ownership = self._ownership = Ownership(
@@ -283,8 +285,15 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
     urls = _urls(settings)
     metrics = Metrics(CollectorRegistry())
     app, channel = _app(settings, "trainer", metrics)
-    state = {"role": "trainer", "state": "starting"}
-    web_views(app, metrics.render, lambda: (state["state"] == "running", state))
+    running: list[Trainer] = []
+
+    def health() -> tuple[bool, dict[str, Any]]:
+        if not running:
+            return False, {"role": "trainer", "state": "starting"}
+        away = [role for role, gone in running[0].away.items() if gone]
+        return not away, {"role": "trainer", "state": f"{' and '.join(away)} Redis away" if away else "running"}
+
+    web_views(app, metrics.render, health)
 
     async def main(stop: asyncio.Event) -> None:
         streams = connect_async(urls.streams, block_ms=settings.block_ms)
@@ -307,7 +316,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
             asyncio.create_task(_stop_with(stop, trainer.stop)),
             asyncio.create_task(_trainer_gauges(streams, tenant, trainer, metrics)),
         ]
-        state["state"] = "running"
+        running.append(trainer)
         try:
             while not stop.is_set():
                 batch = await trainer.read(settings.block_ms)

@@ -76,6 +76,7 @@ class Follower:
         *,
         targets: Sequence[str],
         feature_count: int,
+        features: bytes,
         follow_ms: int = 2000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +86,7 @@ class Follower:
             factory: makes a blocking client of the models role, such as `lambda: connect(url)`.
             targets: the pipeline's targets.
             feature_count: features of a row.
+            features: id of the feature set; see `load_release`.
             follow_ms: how often the pointer is looked at when no event arrives.
             clock: seconds, monotonic.
         """
@@ -96,6 +98,7 @@ class Follower:
         self._keys = keys
         self._targets = tuple(targets)
         self._feature_count = feature_count
+        self._features = features
         self._follow_s = follow_ms / 1000
         self._clock = clock
         self._link: _Link | None = None
@@ -228,6 +231,7 @@ class Follower:
                         release_id,
                         targets=self._targets,
                         feature_count=self._feature_count,
+                        features=self._features,
                         previous=nearest,
                     )
                 )

@@ -135,6 +135,7 @@ def load_release(
     *,
     targets: Sequence[str],
     feature_count: int,
+    features: bytes,
     previous: LoadedRelease | None = None,
     number: int | None = None,
 ) -> LoadedRelease:
@@ -143,7 +144,8 @@ def load_release(
     Args:
         targets: the pipeline's targets; champions of others are passed over.
         feature_count: features of a row; a champion that takes another number is refused.
-        previous: a release whose versions need not be read again.
+        features: id of the feature set (`modelstore.manifest.feature_set_id`); a champion of another one is refused.
+        previous: a release, loaded for the same features, whose versions need not be read again.
         number: of the release, if it is in force.
 
     Raises:
@@ -158,7 +160,7 @@ def load_release(
     known = previous._held if previous is not None and pack is not None else {}
     kept = [digest for digest in wanted.values() if digest in known]
     missing = {digest: f"{series}/{target}" for (series, target), digest in wanted.items() if digest not in known}
-    fresh, refused = _read(store, missing, feature_count)
+    fresh, refused = _read(store, missing, feature_count, features)
     keep = [known[digest].place for digest in kept]
     try:
         pack = _pack(pack, keep, fresh, feature_count)
@@ -194,7 +196,7 @@ def _champions(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -
 
 
 def _read(
-    store: ModelStore, missing: Mapping[str, str], feature_count: int
+    store: ModelStore, missing: Mapping[str, str], feature_count: int, features: bytes
 ) -> tuple[dict[str, _Fresh], dict[str, str]]:
     """Read versions (digest -> name): those whose bytes are sound, and why the others are refused (name -> reason)."""
     fresh: dict[str, _Fresh] = {}
@@ -212,6 +214,8 @@ def _read(
                 raise BadModel(
                     f"version {digest[:12]} takes {found} features, the pipeline makes {feature_count}: train it again"
                 )
+            if serving.features != features:
+                raise BadModel(f"version {digest[:12]} was trained on another feature set: train it again")
             fresh[digest] = _Fresh(serving, blobs.forest, blobs.created_ms)
         except BadModel as error:
             refused[name] = str(error)

@@ -6,7 +6,9 @@ version's identity is the SHA-256 of its content: the same data, parameters and 
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +56,16 @@ class Manifest(BaseModel):
         return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
 
 
-_SERVING = struct.Struct("<4sHHq")
+def feature_set_id(fingerprint: Mapping[str, Any]) -> bytes:
+    """What a serving block carries of a feature set: the first 8 bytes of the SHA-256 of its fingerprint as JSON.
+
+    Args:
+        fingerprint: `name`, `version` and `columns`, as in the manifest's `feature_set`.
+    """
+    return hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).digest()[:8]
+
+
+_SERVING = struct.Struct("<4sHHq8s")
 _MAGIC = b"R10S"
 
 
@@ -64,17 +75,19 @@ class Serving:
 
     Attributes:
         trained_through: as in the manifest, epoch ns.
+        features: what identifies the feature set, 8 bytes; see `feature_set_id`.
         low: smallest value of each feature in training, float32 (n_features,); NaN where it was always missing.
         high: largest value of each feature in training, float32 (n_features,).
     """
 
     trained_through: int
+    features: bytes
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
     def encode(self) -> bytes:
-        """Pack: magic, format 1, feature count, trained_through, low, high; little-endian."""
-        head = _SERVING.pack(_MAGIC, 1, len(self.low), self.trained_through)
+        """Pack: magic, format 1, feature count, trained_through, features, low, high; little-endian."""
+        head = _SERVING.pack(_MAGIC, 1, len(self.low), self.trained_through, self.features)
         return head + self.low.astype("<f4").tobytes() + self.high.astype("<f4").tobytes()
 
     @classmethod
@@ -86,8 +99,8 @@ class Serving:
         """
         if len(blob) < _SERVING.size:
             raise BadModel(f"serving block of {len(blob)} bytes is too short")
-        magic, form, count, through = _SERVING.unpack_from(blob)
+        magic, form, count, through, features = _SERVING.unpack_from(blob)
         if magic != _MAGIC or form != 1 or len(blob) != _SERVING.size + 8 * count:
             raise BadModel("serving block is damaged or of an unknown format; import the version again")
         bounds = np.frombuffer(blob, "<f4", 2 * count, _SERVING.size)
-        return cls(through, bounds[:count], bounds[count:])
+        return cls(through, features, bounds[:count], bounds[count:])

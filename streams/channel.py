@@ -64,7 +64,8 @@ async def carry_out_all(stream: Any) -> None:
         try:
             result = await work.carry_out()
         except Exception as error:
-            work.outcome.set_exception(error)
+            if not work.outcome.cancelled():
+                work.outcome.set_exception(error)
         except asyncio.CancelledError:
             work.outcome.cancel()
             raise

@@ -218,7 +218,7 @@ def unpack(name: str, blob: bytes, **sizes: int) -> dict[str, tuple[Any, ...]]:
     Args:
         sizes: what the letters of the page stand for, those that the block does not say itself.
     """
-    codes = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q", "f32": "f", "4 bytes": "4s"}
+    codes = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q", "f32": "f", "4 bytes": "4s", "8 bytes": "8s"}
     found: dict[str, tuple[Any, ...]] = {}
     for at, kind, meaning in model_table("binary", name):
         count, _, what = kind.rpartition(" × ")
@@ -324,8 +324,9 @@ def test_a_version_is_stored_as_the_page_says(client: redis.Redis) -> None:
 
     block = unpack("serving", fields["serving"])
     assert [block[at] for at in ("0", "4", "6", "8")] == [(b"R10S",), (1,), (4,), (version.serving.trained_through,)]
-    assert block["16"] == tuple(version.serving.low)
-    assert block["16 + 4 F"] == tuple(version.serving.high)
+    assert block["16"] == (version.serving.features,)
+    assert block["24"] == tuple(version.serving.low)
+    assert block["24 + 4 F"] == tuple(version.serving.high)
 
 
 def test_releases_are_stored_as_the_page_says(client: redis.Redis) -> None:

@@ -13,6 +13,10 @@ from modelstore.version import NewVersion
 FEATURES = 4
 
 
+#: Id of the feature set that made-up versions are of.
+FEATURE_SET = b"features"
+
+
 def contents(client: redis.Redis) -> dict[bytes, object]:
     """Everything in a Redis by value. (DUMP of equal hashes can differ.)"""
     found: dict[bytes, object] = {}
@@ -45,7 +49,9 @@ def made_up(name: str, seed: int = 0) -> NewVersion:
     """A version whose forest and model are bytes without meaning; another seed makes another version."""
     random = np.random.default_rng(seed)
     low = random.normal(size=FEATURES).astype(np.float32)
-    return NewVersion(manifest(name, seed), Serving(seed, low, low + 1), random.bytes(700), random.bytes(1500))
+    return NewVersion(
+        manifest(name, seed), Serving(seed, FEATURE_SET, low, low + 1), random.bytes(700), random.bytes(1500)
+    )
 
 
 def made_up_many(names: Sequence[str], seed: int = 0) -> list[NewVersion]:
@@ -65,7 +71,7 @@ def fitted(name: str, seed: int = 0, features: int = FEATURES) -> NewVersion:
     )
     return NewVersion(
         manifest(name, seed),
-        Serving(seed, rows.min(axis=0), rows.max(axis=0)),
+        Serving(seed, FEATURE_SET, rows.min(axis=0), rows.max(axis=0)),
         compile_booster(booster),
         bytes(booster.save_raw("ubj")),
     )

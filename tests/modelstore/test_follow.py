@@ -23,7 +23,7 @@ from streams.clients import connect
 from streams.errors import RedisUnavailable
 from streams.keys import Keys
 from tests.conftest import binary_of
-from tests.modelstore.made import FEATURES, fitted
+from tests.modelstore.made import FEATURE_SET, FEATURES, fitted
 from tests.servers import Server
 
 KEYS = Keys("t")
@@ -63,6 +63,7 @@ def follower(server: Server, follow_ms: int = 20, url: str | None = None) -> Fol
         KEYS,
         targets=("open_5", "close_5"),
         feature_count=FEATURES,
+        features=FEATURE_SET,
         follow_ms=follow_ms,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from modelstore.releases import Releases
 from modelstore.store import ModelStore, ServingBlobs
 from modelstore.version import NewVersion
 from streams.keys import Keys
-from tests.modelstore.made import FEATURES, fitted, manifest
+from tests.modelstore.made import FEATURE_SET, FEATURES, fitted, manifest
 
 TARGETS = ("open_5", "close_5", "close_10")
 NAMES = ["XLE:1m/close_5", "SPY:1m/close_10", "SPY:1m/close_5", "BTC/USD:1h/open_5"]
@@ -46,7 +47,9 @@ def load(
     previous: LoadedRelease | None = None,
     targets: Sequence[str] = TARGETS,
 ) -> LoadedRelease:
-    return load_release(store, releases, release, targets=targets, feature_count=FEATURES, previous=previous)
+    return load_release(
+        store, releases, release, targets=targets, feature_count=FEATURES, features=FEATURE_SET, previous=previous
+    )
 
 
 def margins(version: NewVersion, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[float]:
@@ -185,14 +188,25 @@ def test_champions_that_do_not_fit_the_pipeline_are_left_out(store: ModelStore, 
     other_features = fitted("XLE:1m/open_5", features=FEATURES + 1)
     random = np.random.default_rng(0)
     low = np.zeros(FEATURES, np.float32)
-    no_forest = NewVersion(manifest("XLE:1m/close_5", 1), Serving(1, low, low), random.bytes(700), b"")
+    no_forest = NewVersion(manifest("XLE:1m/close_5", 1), Serving(1, FEATURE_SET, low, low), random.bytes(700), b"")
     # Its serving block says that it fits, its forest does not.
-    liar = NewVersion(manifest("XLE:1m/close_10", 1), Serving(1, low, low), other_features.forest, b"")
+    liar = NewVersion(manifest("XLE:1m/close_10", 1), Serving(1, FEATURE_SET, low, low), other_features.forest, b"")
     release = load(store, releases, put(store, releases, [good, other_features, no_forest, liar]))
     assert set(release.refused) == {"XLE:1m/open_5", "XLE:1m/close_5", "XLE:1m/close_10"}
     assert "train it again" in release.refused["XLE:1m/open_5"]
     assert release.models == 1
     assert scores(release, ["SPY:1m"]) == [[margins(good, ROWS[:1])[0]]]
+
+
+def test_a_champion_of_another_feature_set_is_left_out_even_if_it_takes_as_many_features(
+    store: ModelStore, releases: Releases
+) -> None:
+    good, other = fitted(NAMES[1]), fitted("XLE:1m/open_5")
+    other = replace(other, serving=replace(other.serving, features=b"another!"))
+    release = load(store, releases, put(store, releases, [good, other]))
+    assert set(release.refused) == {"XLE:1m/open_5"}
+    assert "another feature set" in release.refused["XLE:1m/open_5"]
+    assert release.models == 1
 
 
 def test_a_model_with_several_outputs_is_left_out(store: ModelStore, releases: Releases) -> None:
@@ -208,7 +222,7 @@ def test_a_model_with_several_outputs_is_left_out(store: ModelStore, releases: R
         num_boost_round=2,
     )
     low = np.zeros(FEATURES, np.float32)
-    several = NewVersion(manifest("XLE:1m/open_5", 1), Serving(1, low, low), compile_booster(booster), b"")
+    several = NewVersion(manifest("XLE:1m/open_5", 1), Serving(1, FEATURE_SET, low, low), compile_booster(booster), b"")
     good = fitted(NAMES[1])
     release = load(store, releases, put(store, releases, [several, good]))
     assert list(release.refused) == ["XLE:1m/open_5"]
@@ -229,7 +243,7 @@ def test_a_classification_is_left_out(store: ModelStore, releases: Releases) -> 
         num_boost_round=2,
     )
     low = np.zeros(FEATURES, np.float32)
-    odds = NewVersion(manifest("XLE:1m/open_5", 1), Serving(1, low, low), compile_booster(booster), b"")
+    odds = NewVersion(manifest("XLE:1m/open_5", 1), Serving(1, FEATURE_SET, low, low), compile_booster(booster), b"")
     release = load(store, releases, put(store, releases, [odds]))
     assert release.models == 0
     assert "logistic" in release.refused["XLE:1m/open_5"]
@@ -238,7 +252,9 @@ def test_a_classification_is_left_out(store: ModelStore, releases: Releases) -> 
 def test_a_release_loaded_for_other_features_is_not_built_upon(store: ModelStore, releases: Releases) -> None:
     release_id = put(store, releases, [fitted(NAMES[0])])
     narrow = load(store, releases, release_id)
-    wide = load_release(store, releases, release_id, targets=TARGETS, feature_count=FEATURES + 1, previous=narrow)
+    wide = load_release(
+        store, releases, release_id, targets=TARGETS, feature_count=FEATURES + 1, features=FEATURE_SET, previous=narrow
+    )
     assert wide.models == 0
     assert list(wide.refused) == [NAMES[0]]
 

@@ -19,7 +19,7 @@ from modelstore.version import NewVersion, VersionInfo, digest_of, hash_parts
 from streams.clients import error_code
 from streams.errors import BadName
 from streams.keys import STORE, Keys
-from tests.modelstore.made import FEATURES, contents, fitted, made_up, made_up_many, manifest
+from tests.modelstore.made import FEATURE_SET, FEATURES, contents, fitted, made_up, made_up_many, manifest
 from tests.servers import Server
 
 NAMES = ["SPY:1m/close_5", "SPY:1m/open_5", "XLE:1m/close_5", "iris/species"]
@@ -288,7 +288,7 @@ def test_verify_finds_parts_that_contradict_each_other(store: ModelStore, client
 
 def test_the_digest_covers_every_part_and_nothing_else() -> None:
     version = made_up("SPY:1m/close_5")
-    serving = Serving(version.serving.trained_through, version.serving.low, version.serving.high + 1)
+    serving = Serving(version.serving.trained_through, FEATURE_SET, version.serving.low, version.serving.high + 1)
     other = manifest("SPY:1m/close_10", version.manifest.trained_through)
     assert NewVersion(version.manifest, version.serving, version.forest, version.ubj) == version
     variants = {
@@ -307,7 +307,7 @@ def test_a_version_that_contradicts_itself_cannot_be_made() -> None:
     with pytest.raises(BadModel, match="disagree on trained_through"):
         NewVersion(manifest("SPY:1m/close_5", 2), version.serving, b"", b"")
     with pytest.raises(BadModel, match="one low and one high"):
-        NewVersion(version.manifest, Serving(1, version.serving.low, version.serving.high[:-1]), b"", b"")
+        NewVersion(version.manifest, Serving(1, FEATURE_SET, version.serving.low, version.serving.high[:-1]), b"", b"")
 
 
 def test_a_version_travels_between_processes() -> None:

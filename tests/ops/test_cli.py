@@ -479,7 +479,7 @@ def models(client: redis.Redis) -> dict[str, str]:
             metrics={"rmse": 0.123456789},
         )
         bound = np.zeros(2, np.float32)
-        version = NewVersion(manifest, Serving(DAY, bound, bound), b"forest", b"ubj")
+        version = NewVersion(manifest, Serving(DAY, bytes(8), bound, bound), b"forest", b"ubj")
         store.put_many([version])
         digests[name] = version.digest
         releases.promote({(name, "champion"): version.digest}, who="trainer", why="trained")
