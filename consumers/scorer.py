@@ -129,8 +129,7 @@ class Scorer:
             if isinstance(part, TickRun):
                 self._take_ticks(batch, part)
             elif isinstance(part, Clock):
-                closed = state.builder.advance(part.ts, part.position)
-                self._close(batch, closed, np.array([part.position]), np.zeros(1, np.int64), by_position=True)
+                self._advance_clock(batch, part)
             else:
                 self._switch(batch, part, releases)
         batch.dead.sort(key=lambda letter: letter[:2])
@@ -160,8 +159,7 @@ class Scorer:
         entry_ms = np.minimum(batch.ms[run.position], _LAST_MS).astype(np.int64)
         ahead = (slot >= 0) & (run.ts > entry_ms * 1_000_000 + self.spec.max_ahead_ns)
         for index in np.flatnonzero(ahead):
-            seconds = (int(run.ts[index]) - int(entry_ms[index]) * 1_000_000) / 1e9
-            detail = f"ts lies {seconds:.3f} s ahead of the entry's time; ts is in epoch nanoseconds"
+            detail = _ahead(int(run.ts[index]), int(entry_ms[index]))
             self._bury(batch, "future", detail, int(run.position[index]), int(run.tick[index]))
         good = np.flatnonzero((slot >= 0) & ~ahead)
         slot, position, tick = slot[good], run.position[good], run.tick[good]
@@ -181,6 +179,15 @@ class Scorer:
         batch.counts["ticks"] += int(len(good) - late.sum())
         batch.touched.update(np.unique(slot[~late]).tolist())
         self._close(batch, closed, position, tick.astype(np.int64))
+
+    def _advance_clock(self, batch: _Batch, part: Clock) -> None:
+        """Close what has ended. A clock from the future is set aside: it would make every later tick late for ever."""
+        entry_ms = min(int(batch.ms[part.position]), _LAST_MS)
+        if part.ts > entry_ms * 1_000_000 + self.spec.max_ahead_ns:
+            self._bury(batch, "future", _ahead(part.ts, entry_ms), part.position, 0)
+            return
+        closed = self.state.builder.advance(part.ts, part.position)
+        self._close(batch, closed, np.array([part.position]), np.zeros(1, np.int64), by_position=True)
 
     def _new_symbol(self, batch: _Batch, run: TickRun, index: int) -> int:
         raw = run.symbols[index]
@@ -325,3 +332,8 @@ class Scorer:
     def _emit(self, batch: _Batch, key: str, fields: Fields) -> None:
         batch.outputs.append((key, fields))
         batch.ordinal += 1
+
+
+def _ahead(ts: int, entry_ms: int) -> str:
+    seconds = (ts - entry_ms * 1_000_000) / 1e9
+    return f"ts lies {seconds:.3f} s ahead of the entry's time; ts is in epoch nanoseconds"

@@ -197,5 +197,15 @@ def test_dead_letters_name_the_right_key_and_keep_the_raw_fields() -> None:
     assert letter.fields == {"symbol": AWAY, "price": "1", "size": "1", "ts": "1", "venue": "X"}
 
 
+def test_a_clock_from_the_future_is_set_aside_and_closes_nothing() -> None:
+    found = store()
+    ahead = (NOW_MS + 61_000) * 1_000_000
+    items = [*closes(HOME[0], [100]), {"kind": "clock", "ts": ahead + S}, *closes(HOME[0], [101, 102], 1)]
+    found.run(found.scorer(), entries_of(items))
+    [letter] = [DeadLetter.from_fields(as_bytes(row)) for row in found.streams[KEYS.dead]]
+    assert (letter.reason, letter.fields["kind"]) == ("future", "clock")
+    assert found.counts["ticks"] == 3
+
+
 def test_the_standard_features_fit_the_scorer() -> None:
     assert load_feature_set("consumers.features:STANDARD").window > 1
