@@ -171,7 +171,7 @@ def explain(error: BaseException, url: SecretStr | str) -> Red10Error:
     if code in TRANSIENT:
         return RedisRefused(code, f"Redis at {where} refuses for now: {error}")
     if classify(error) is Verdict.RETRY:
-        return RedisUnavailable(where, f"{error}. Is the server running, and is the URL right?")
+        return RedisUnavailable(where, f"{str(error).rstrip('.')}. Is the server running, and is the URL right?")
     return Red10Error(f"Redis at {where}: {error}")
 
 

@@ -203,9 +203,11 @@ def load_settings(**flags: Any) -> tuple[Settings, Origins]:
         problems = []
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
-            hint = _nearest(name) if problem["type"] == "extra_forbidden" else ""
-            problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{hint}")
-        raise ConfigurationError("settings: " + "; ".join(problems) + ". `red10 config` lists all of them.") from None
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"red10.toml sets {name}, which is no setting{_nearest(name)}")
+            else:
+                problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+        raise ConfigurationError("settings: " + "; ".join(problems)) from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"red10.toml cannot be read: {error}") from error
     origins = {}
