@@ -27,7 +27,7 @@ from streams.settings import load_settings
 from streams.tenant import Tenant, find_tenant
 from tests.conftest import binary_of
 from tests.servers import Server, embedded_binary, system_binary
-from tests.workers import Workers, all_partitions, caught_up, in_force, outputs, until, workers
+from tests.workers import Worker, Workers, all_partitions, caught_up, in_force, outputs, until, workers
 
 DAY = 86_400 * 1_000_000_000
 #: Small models on few bars, so that what is tested is the machinery; leases short, so that takeovers are quick.
@@ -99,8 +99,30 @@ def await_more(client: redis.Redis, tenant: Tenant, wanted: int) -> None:
     until(lambda: predictions(client, tenant) >= wanted or caught_up(client, tenant), "some more predictions")
 
 
-def run_through(setting: Setting, name: str, monkeypatch: pytest.MonkeyPatch, kills: int) -> dict[str, Any]:
-    """History, training, and the rest; with `kills`, the scorer is killed that often in the midst of the rest."""
+def pause_and_wake(scorer: Worker, crew: Workers, client: redis.Redis, tenant: Tenant) -> None:
+    """Stop a scorer at work for longer than its lease, let another one finish, and wake it as a zombie."""
+    assert scorer.process is not None
+    os.kill(scorer.process.pid, signal.SIGSTOP)
+    assert not caught_up(client, tenant), "the pause must hit a scorer at work"
+    heir = crew.start("scorer")
+    until(lambda: caught_up(client, tenant), "another scorer has taken over", logs=crew.logs)
+    tokens = {client.get(keys.lease) for keys in all_partitions(tenant)}
+    assert heir.process is not None
+    assert all(f"-{heir.process.pid}-".encode() in (token or b"") for token in tokens)
+    os.kill(scorer.process.pid, signal.SIGCONT)
+    until(lambda: "lease" in scorer.log.read_text(), "the zombie notices", logs=crew.logs)
+    assert heir.stop() == 0
+
+
+def run_through(
+    setting: Setting, name: str, monkeypatch: pytest.MonkeyPatch, *, kills: int = 0, zombie: bool = False
+) -> dict[str, Any]:
+    """History, training, and the rest.
+
+    Args:
+        kills: how often the scorer is killed in the midst of the rest.
+        zombie: whether it is paused there for longer than its lease, and woken when another has taken over.
+    """
     directory = setting.directory / name
     directory.mkdir()
     for variable, value in setting.env(name).items():
@@ -128,6 +150,8 @@ def run_through(setting: Setting, name: str, monkeypatch: pytest.MonkeyPatch, ki
         behind = 0
         for number, piece in enumerate(rest.chunks(len(rest) // (kills + 1) + 1)):
             publisher.publish_many(piece)
+            if zombie:
+                await_more(client, tenant, predictions(client, tenant) + 20)
             if number < kills:
                 wanted = predictions(client, tenant) + moments.randint(1, 40)
                 await_more(client, tenant, wanted)
@@ -135,6 +159,8 @@ def run_through(setting: Setting, name: str, monkeypatch: pytest.MonkeyPatch, ki
                 behind += not caught_up(client, tenant)
                 scorer.start()
         assert behind >= kills / 2, "the kills must hit a scorer at work"
+        if zombie:
+            pause_and_wake(scorer, crew, client, tenant)
         publisher.clock((last // DAY + 1) * DAY)
         until(lambda: caught_up(client, tenant), "everything is scored", logs=crew.logs)
         assert scorer.stop() == 0
@@ -143,14 +169,16 @@ def run_through(setting: Setting, name: str, monkeypatch: pytest.MonkeyPatch, ki
         return outputs(client, tenant)
 
 
-def test_a_scorer_killed_in_the_midst_leaves_the_outputs_of_an_undisturbed_run(
+def test_a_scorer_killed_or_paused_in_the_midst_leaves_the_outputs_of_an_undisturbed_run(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = run_through(setting, "calm", monkeypatch, kills=0)
+    calm = run_through(setting, "calm", monkeypatch)
     killed = run_through(setting, "killed", monkeypatch, kills=4)
     assert len(calm["signals"]) > 20
     assert len(calm["predictions"]) == 3 * 170
     assert killed == calm
+    woken = run_through(setting, "woken", monkeypatch, zombie=True)
+    assert woken == calm
 
 
 def test_models_come_back_from_the_rdb_after_the_model_redis_and_a_worker_were_killed(
