@@ -4,7 +4,8 @@ A bar of interval I covers [k·I, (k+1)·I) of epoch time and exists only where 
 latest ts minus the allowed lateness, raised by clock entries; a bar closes when the watermark reaches its end, and is
 immutable from then on. A tick is late if any interval's bar for its ts has closed; it then counts for no interval, so
 that bars and dead letters tile the input. Open and close are the prices of the earliest and latest ts (among equal
-ts: first and last to arrive); volume is summed in order of arrival, so batch boundaries leave no trace in the bits.
+ts: first and last to arrive); volume is summed in order of arrival, so batch boundaries leave no trace in the bits, and
+stays finite: a sum past the largest double would be written as no number, and no owner could read the state back.
 
 Pure: no I/O. `BarBuilder` is the mutable part of a partition's state; `tests/consumers/reference.py` says the same
 slowly, in plain Python.
@@ -46,6 +47,9 @@ BAR = np.dtype(
 
 #: A closed bar: which symbol and interval, and the position of the tick that closed it.
 CLOSED = np.dtype([("slot", "<i8"), ("interval", "<i8"), ("by", "<i8"), ("bar", BAR)])
+
+#: Largest volume, the largest double.
+MOST_VOLUME = float(np.finfo(np.float64).max)
 
 #: Watermark of a symbol without ticks.
 NEVER = np.iinfo(np.int64).min
@@ -110,7 +114,7 @@ class BarBuilder:
         seq: NDArray[np.uint64],
         tick: NDArray[np.int32],
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Take ticks in order of arrival; all arrays have length n.
+        """Take ticks in order of arrival; all arrays have length n. No `ts` may lie within a day of 2^63.
 
         Returns:
             The bars that closed, CLOSED (m,), in the order in which they closed, `by` being the position of the tick
@@ -127,7 +131,7 @@ class BarBuilder:
         return closed[:count], late
 
     def advance(self, ts: int, by: int) -> NDArray[Any]:
-        """Take a clock entry: nothing earlier than `ts` will follow; closes bars that end at or before it.
+        """Take a clock entry: nothing earlier than `ts` (below 2^63 - 1) will follow; closes bars that end by then.
 
         Returns:
             The bars that closed, CLOSED (m,), ordered by end, symbol and interval.
@@ -229,7 +233,7 @@ def _add_ticks(  # noqa: C901  (one loop over ticks; splitting it would pass a d
             if t >= bar.close_ts:
                 bar.close_ts = t
                 bar.close = price[n]
-            bar.volume += size[n]
+            bar.volume = min(bar.volume + size[n], MOST_VOLUME)
             bar.ticks += 1
             bar.last_incarnation = incarnation
             bar.last_ms = ms[n]

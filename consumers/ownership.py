@@ -5,6 +5,9 @@ nobody leads. A lease moves when it is given back (successors are woken by `red1
 owner does not take a free lease, the k-th in the succession does after k × 100 ms. A lease is renewed only while its
 partition's loop makes progress, so a stuck loop loses it.
 
+Nothing here waits for a partition's loop but the end of the process: one that takes its time to end must not keep the
+others' leases from being renewed. Nor does an error end it: what Redis refuses is said once and tried again.
+
 A worker that dies leaves its leases to expire and its member to be swept; nothing else.
 """
 
@@ -14,10 +17,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from consumers.partition import PartitionTask
 from modelstore.loaded import LoadedRelease
@@ -28,25 +32,41 @@ from streams.keys import Keys
 
 log = logging.getLogger("red10.ownership")
 
+#: Leases renewed at once.
+RENEWALS = 64
+#: Leases taken in one round: those that are held must be renewed in between.
+TAKES = 32
+#: Seconds that a stop waits for Redis to take leases back.
+GIVE_BACK_S = 2.0
 #: Head start of each place in the succession over the next, seconds.
 HEAD_START_S = 0.1
+#: A worker that stands in for the owner keeps the partition for so many lease times, then tries to hand it over again.
+STAND_IN_LEASES = 4
 #: A member is gone after this part of the lease time without a heartbeat; it sends three in that time.
 SILENT_PART = 0.75
 
 
-def wanted(me: str, members: Sequence[str], owned: set[int], free_s: Mapping[int, float], partitions: int) -> set[int]:
+def wanted(
+    me: str,
+    members: Sequence[str],
+    owned: set[int],
+    free_s: Mapping[int, float],
+    partitions: int,
+    stands_in: Set[int] = frozenset(),
+) -> set[int]:
     """Which partitions this worker should own or try to take. Pure.
 
     Args:
         members: all workers that are alive, this one included.
         owned: partitions that it owns.
         free_s: for partitions whose lease nobody holds, how long that has been so, seconds.
+        stands_in: owned ones whose owner did not take them of late: they are not given back to it at once.
 
     Returns:
         Owned ones to keep, and free ones to try; an owned one that is not returned is to be handed over.
     """
     owners = assign(partitions, members)
-    keep = {partition for partition in owned if owners.get(partition, me) == me}
+    keep = {partition for partition in owned if owners.get(partition, me) == me or partition in stands_in}
     take = set()
     for partition, seconds in free_s.items():
         order = succession(partition, owners.get(partition, me), members)
@@ -88,9 +108,11 @@ class Ownership:
         self._beat_at = 0.0
         self._renewed: dict[int, float] = {}
         self._free_since: dict[int, float] = {}
+        self._stood_in: dict[int, float] = {}
+        self._said: dict[int, str] = {}
         self._wake = asyncio.Event()
         self.release: LoadedRelease | None = None
-        #: Whether Redis did not answer in the last round.
+        #: Whether Redis did not answer in the last round, or refused.
         self.away = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,17 +123,17 @@ class Ownership:
         try:
             while not stop.is_set():
                 try:
-                    await self._round()
+                    await self._round_unless_stopped(stop)
                     if self.away:
                         log.warning("Redis is back")
                     self.away = False
                     backoff.reset()
                     await self._sleep(stop, pause)
                 except (RedisError, OSError) as error:
-                    if classify(error) is Verdict.FAIL:
-                        raise
                     if not self.away:
-                        log.error("Redis is away, waiting: %s", error)
+                        fails = classify(error) is Verdict.FAIL
+                        what = f"Redis refuses to keep {self._keys.members} or leases" if fails else "Redis is away"
+                        log.error("%s, waiting: %s", what, error)
                     self.away = True
                     await self._sleep(stop, backoff.next())
         finally:
@@ -120,10 +142,31 @@ class Ownership:
             await self.give_back_all()
 
     async def give_back_all(self) -> None:
-        """Stop every loop after its batch under way, then release the leases and leave the members."""
-        await asyncio.gather(*(self._hand_over(partition) for partition in list(self.tasks)))
-        with contextlib.suppress(RedisError, OSError):  # the lease expires by itself
-            await leases.leave(self._client, self._keys, self._worker)
+        """Stop every loop after its batch under way, then release the leases and leave the members.
+
+        Redis is not waited for: leases expire by themselves, and a silent member is swept.
+        """
+        for task in self.tasks.values():
+            task.stop()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_S):
+                await asyncio.gather(*(self._ended(partition) for partition in list(self.tasks)))
+                await leases.leave(self._client, self._keys, self._worker)
+
+    async def _round_unless_stopped(self, stop: asyncio.Event) -> None:
+        """One round; a stop does not wait for it if Redis does not answer. A lease taken unawares expires by itself."""
+        round_, stopped = asyncio.ensure_future(self._round()), asyncio.ensure_future(stop.wait())
+        either: set[asyncio.Future[Any]] = {round_, stopped}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({round_}, timeout=GIVE_BACK_S)
+            if round_.done():
+                round_.result()
+        finally:
+            for future in either:
+                future.cancel()
+            await asyncio.gather(*either, return_exceptions=True)
 
     async def _round(self) -> None:
         now = time.monotonic()
@@ -136,27 +179,52 @@ class Ownership:
                 await self._ended(partition)
         await self._renew_all(now)
         free = await self._free(now)
-        want = wanted(self._worker, self._members, set(self.tasks), free, self._partitions)
+        stands_in = {at for at, since in self._stood_in.items() if now - since < STAND_IN_LEASES * self._lease_s}
+        want = wanted(self._worker, self._members, set(self.tasks), free, self._partitions, stands_in)
         for partition in sorted(set(self.tasks) - want):
-            await self._hand_over(partition)
-        for partition in sorted(want - set(self.tasks)):
+            self.tasks[partition].stop()
+        wished = sorted(want - set(self.tasks))
+        for partition in wished[:TAKES]:
             await self._take(partition)
+        if len(wished) > TAKES:
+            self._wake.set()
         if self.release is not None:
             for task in list(self.tasks.values()):
                 await task.announce(self.release)
 
     async def _renew_all(self, now: float) -> None:
-        for partition, task in list(self.tasks.items()):
+        due = []
+        for partition, task in self.tasks.items():
             if now - self._renewed[partition] < self._lease_s / 4:
                 continue
             if now - task.progress > self._lease_s:
-                log.error("%s: no progress for %.1f s: the lease is left to expire", task.keys.ticks, self._lease_s)
+                self._say(partition, f"no progress for {self._lease_s:.1f} s: the lease is left to expire")
                 continue
-            if await leases.renew(self._client, task.keys, task.token, self._lease_ms):
-                self._renewed[partition] = now
-            else:
-                log.warning("%s: the lease was lost", task.keys.lease)
-                task.stop()
+            due.append(partition)
+        # Together: between two replies the loop may compute a batch, and many of those would outlast the lease.
+        for begin in range(0, len(due), RENEWALS):
+            chunk = due[begin : begin + RENEWALS]
+            renewals = (
+                leases.renew(self._client, self.tasks[at].keys, self.tasks[at].token, self._lease_ms) for at in chunk
+            )
+            found = await asyncio.gather(*renewals, return_exceptions=True)
+            for partition, held in zip(chunk, found, strict=True):
+                self._renewal(partition, held, now)
+
+    def _renewal(self, partition: int, held: bool | BaseException, now: float) -> None:
+        """Note what came of a renewal."""
+        if isinstance(held, ResponseError) and classify(held) is Verdict.FAIL:
+            # A key of another type, most likely: of no concern to the other partitions.
+            self._say(partition, f"the lease cannot be renewed, move its key away (RENAME): {held}")
+        elif isinstance(held, BaseException):
+            raise held
+        elif held:
+            self._renewed[partition] = now
+            self._said.pop(partition, None)
+        else:
+            self._renewed[partition] = now
+            log.warning("%s: the lease was lost", self.tasks[partition].keys.lease)
+            self.tasks[partition].stop()
 
     async def _free(self, now: float) -> dict[int, float]:
         """For how long each partition's lease has been free, as far as this worker saw."""
@@ -182,18 +250,17 @@ class Ownership:
         self.tasks[partition] = task
         self._renewed[partition] = time.monotonic()
         self._free_since.pop(partition, None)
-        self._running[partition] = asyncio.ensure_future(task.run())
+        if assign(self._partitions, self._members).get(partition) != self._worker:
+            self._stood_in[partition] = self._renewed[partition]
+        running = self._running[partition] = asyncio.ensure_future(task.run())
+        running.add_done_callback(lambda _: self._wake.set())
         self._on_owned([owned.keys.ticks for owned in self.tasks.values()])
 
-    async def _hand_over(self, partition: int) -> None:
-        """Let the loop finish its batch, then give the lease back."""
-        self.tasks[partition].stop()
-        await asyncio.gather(self._running[partition], return_exceptions=True)
-        await self._ended(partition)
-
     async def _ended(self, partition: int) -> None:
+        """Give the lease of a loop that has ended back."""
         task, running = self.tasks.pop(partition), self._running.pop(partition)
         self._renewed.pop(partition, None)
+        self._stood_in.pop(partition, None)
         self._on_owned([owned.keys.ticks for owned in self.tasks.values()])
         if not running.cancelled() and (error := running.exception()) is not None:
             log.error("%s: the loop ended with a fault", task.keys.ticks, exc_info=error)
@@ -214,6 +281,12 @@ class Ownership:
                             self._wake.set()
             except (RedisError, OSError):  # `run` says when Redis is away
                 await asyncio.sleep(backoff.next())
+
+    def _say(self, partition: int, message: str) -> None:
+        """Say once what is wrong with a partition's lease."""
+        if self._said.get(partition) != message:
+            self._said[partition] = message
+            log.error("%s: %s", self.tasks[partition].keys.lease, message)
 
     def notify(self, release: LoadedRelease) -> None:
         """A release was loaded: announce it in the owned partitions."""

@@ -1,9 +1,12 @@
 """One owned partition: read, compute, commit, until the lease is lost or given back.
 
 `PartitionTask.run` is the partition's loop. It reads from the checkpoint, has the agent carry out each batch
-(`process`), and acts on the answer: go on, reload, or end. It never raises for what is expected: lost connections and
-refusals are waited out, a batch that cannot be computed or a broken key is said once, counted, and tried again with a
-back-off, because only people can mend those.
+(`process`), and acts on the answer: go on, reload, or end. It never raises: lost connections and refusals are waited
+out; a batch that cannot be computed, a broken key or a fault is said once, counted, and tried again with a back-off,
+because only people can mend those. Told to stop, it ends at once if it waits (for input, the model store, or a Redis
+that does not take the commit), else after the batch under way.
+
+The agent is shared by all partitions of the process, so nothing waits there but for the streams Redis.
 
 If the process dies anywhere in here, the next owner reads the same entries from the same checkpoint.
 """
@@ -14,40 +17,69 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from consumers.metrics import Metrics
-from consumers.recovery import Fenced, FindRelease, recover
-from consumers.scorer import Scorer, Spec, releases_in
+from consumers.recovery import BrokenKey, Fenced, FindRelease, naming, recover
+from consumers.scorer import Computed, Scorer, Spec, releases_in
+from consumers.state import PartitionState
 from modelstore.loaded import LoadedRelease
 from streams.channel import WorkChannel
-from streams.clients import Backoff, Verdict, classify, error_code
-from streams.codec import RawEntry, decode
+from streams.clients import Backoff, Verdict, classify, error_code, lost_reply
+from streams.codec import Decoded, RawEntry, decode
 from streams.commit import Answer, Commit, Committer
 from streams.errors import Red10Error, RedisRefused, RedisUnavailable
-from streams.ids import StreamID
+from streams.ids import ZERO, StreamID
 from streams.keys import PartitionKeys
 from streams.publish import release_fields
 from streams.resume import Resume, look, resume
 
 log = logging.getLogger("red10.partition")
 
-#: Seconds between two looks for the anchor while there is nothing to read.
-ANCHOR_EVERY_S = 1.0
+T = TypeVar("T")
+
+#: Tries in which a lost connection is no news: by then it is known whether all partitions have lost theirs.
+LOST_TRIES = 6
+#: Entries in the first batch of a partition.
+FIRST_BATCH = 200
+#: Seconds between two looks at what is stored while there is nothing to read.
+LOOK_EVERY_S = 1.0
+#: Seconds between two signs of life while waiting.
+ALIVE_EVERY_S = 0.1
+#: Most arguments of one commit: at 1,048,576 Redis 6.2 drops the connection, each time again.
+MOST_ARGUMENTS = 800_000
 #: Longest wait before a partition that is broken for people to mend is tried again, seconds.
 BROKEN_CAP_S = 15.0
 
 
-class BrokenKey(Red10Error):
-    """A key holds what Red10 did not write; counted when the script said so."""
+class TooLarge(Red10Error):
+    """A batch has more outputs than one commit can carry; the next one is smaller."""
 
 
 class ComputeFailed(Red10Error):
     """A batch cannot be computed: the code that the settings name raised, or Red10 has a fault."""
+
+
+class _Stopped(Exception):
+    """The loop was told to stop while it waited."""
+
+
+@dataclass(slots=True)
+class BatchSize:
+    """How many entries are read at once.
+
+    One object per partition, kept from one lease to the next: were it forgotten when a batch took longer than the
+    lease, the next owner, often the same worker, would run into the same batch again.
+    """
+
+    entries: int = FIRST_BATCH
 
 
 class PartitionTask:
@@ -75,6 +107,8 @@ class PartitionTask:
         batch_outputs: int,
         batch_s: float,
         block_ms: int,
+        size: BatchSize,
+        redis_away: Callable[[], bool] = lambda: False,
         start_anew: bool = False,
     ) -> None:
         self.keys = keys
@@ -88,41 +122,42 @@ class PartitionTask:
         self._find_release = find_release
         self._metrics = metrics
         self._most = batch_ticks
-        self._count = min(batch_ticks, 200)
+        self._size = size
         self._batch_outputs = batch_outputs
         self._batch_s = batch_s
         self._block_ms = block_ms
+        self._redis_away = redis_away
         self._start_anew = start_anew
         self._stopping = asyncio.Event()
         self._announced = ""
         self._said = ""
+        self._lost = 0
 
     def stop(self) -> None:
-        """Ask the loop to end after the batch under way."""
+        """Ask the loop to end, after the batch under way if there is one."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Own the partition until told to stop, or until the lease turns out to be lost."""
         backoff = Backoff(cap=BROKEN_CAP_S)
         while not self._stopping.is_set():
-            self.scorer, self._announced = None, ""
+            self.scorer = None
             try:
-                recovered = await recover(
-                    self._client, self.keys, self.token, self._spec, self._find_release, start_anew=self._start_anew
-                )
-                self._start_anew = False
-                if recovered.found is not Resume.GO_ON:
-                    self._metrics.input_changed(self.keys.ticks, recovered.found.name.lower())
-                self.scorer = recovered.scorer
-                answer = await self._consume(recovered.scorer, backoff)
-            except Fenced:
+                answer = await self._consume(await self._recover(), backoff)
+            except (Fenced, _Stopped):
                 return
-            except (RedisError, OSError, Red10Error) as error:
+            # Only its owner can bring a partition forward: whatever it is, it is said, and tried again.
+            except Exception as error:
                 await self._wait_out(error, backoff)
                 continue
             if answer is Answer.FENCED:
                 log.warning("%s: the lease went to somebody else", self.keys.lease)
                 return
+            if answer is Answer.RESET:
+                log.warning(
+                    "%s is not what this worker wrote last, as after a Redis that lost it: reading it again",
+                    self.keys.state,
+                )
 
     async def announce(self, release: LoadedRelease) -> None:
         """Post a `release` entry, unless this release is in force or was already announced."""
@@ -133,54 +168,91 @@ class PartitionTask:
             await self._client.xadd(self.keys.ticks, cast(dict[Any, Any], release_fields(release.id)))
             self._announced = release.id
 
+    async def _recover(self) -> Scorer:
+        recovered = await self._unless_stopped(
+            recover(self._client, self.keys, self.token, self._spec, self._find_release, start_anew=self._start_anew)
+        )
+        self._start_anew = False
+        if recovered.found is not Resume.GO_ON:
+            self._metrics.input_changed(self.keys.ticks, recovered.found.name.lower())
+        if recovered.found is not Resume.GO_ON or recovered.scorer.state.checkpoint == ZERO:
+            self._announced = ""  # the announcement may be among what was lost
+        self.scorer = recovered.scorer
+        return recovered.scorer
+
     async def _consume(self, scorer: Scorer, backoff: Backoff) -> Answer:
         """Read and process until the answer is not to go on."""
         looked = time.monotonic()
         while not self._stopping.is_set():
             self.progress = time.monotonic()
-            entries = await self._read(scorer.state.checkpoint)
+            entries = await self._unless_stopped(self._read(scorer.state.checkpoint))
             if entries:
-                answer = cast(Answer, await self._channel.do(partial(self.process, scorer, entries)))
+                decoded = decode(entries)
+                releases = await self._releases(decoded)
+                answer = cast(Answer, await self._channel.do(partial(self.process, scorer, decoded, releases)))
                 if answer not in (Answer.OK, Answer.DUP):
                     return answer
-                self._said = ""
+                self._said, self._lost = "", 0
                 backoff.reset()
-            elif time.monotonic() - looked >= ANCHOR_EVERY_S:
+            elif time.monotonic() - looked >= LOOK_EVERY_S:
                 looked = time.monotonic()
-                found = await look(self._client, self.keys, scorer.state.checkpoint)
-                if scorer.state.anchor == scorer.state.checkpoint and (
-                    resume(scorer.state.checkpoint, found) is not Resume.GO_ON
-                ):
-                    return Answer.GAP
+                changed = await self._unless_stopped(self._look(scorer.state))
+                if changed is not None:
+                    return changed
         return Answer.OK
 
+    async def _look(self, state: PartitionState) -> Answer | None:
+        """What the next commit would find changed; without this, a quiet partition would never find out."""
+        stored = await cast(Awaitable[bytes | None], self._client.hget(self.keys.state, "counter"))
+        if int(stored or 0) != state.counter:
+            return Answer.RESET
+        found = resume(state.checkpoint, await look(self._client, self.keys, state.checkpoint))
+        # A gap is no news while the anchor is known to be gone.
+        if found is Resume.ANEW or (found is Resume.GAP and state.anchor == state.checkpoint):
+            return Answer.GAP
+        return None
+
     async def _read(self, after: StreamID) -> list[RawEntry]:
-        """The next entries, or none if the wait ended or the loop was told to stop."""
+        """The next entries, or none if there were none for `block_ms`."""
         streams: dict[Any, Any] = {self.keys.ticks: str(after)}
-        read: asyncio.Future[Any] = asyncio.ensure_future(
-            self._client.xread(streams, count=self._count, block=self._block_ms)
-        )
-        stopped = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({read, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not read.done():
-                return []
-            reply = read.result()
-        finally:
-            for task in (read, stopped):
-                task.cancel()
-            await asyncio.gather(read, stopped, return_exceptions=True)
+        count = min(self._size.entries, self._most)
+        with naming(self.keys.ticks):
+            reply: Any = await self._client.xread(streams, count=count, block=self._block_ms)
         return reply[0][1] if reply else []
 
-    async def process(self, scorer: Scorer, entries: list[RawEntry]) -> Answer:
+    async def _releases(self, decoded: Decoded) -> dict[str, LoadedRelease]:
+        """The releases that a batch switches to, as far as the model store has them."""
+        found: dict[str, LoadedRelease] = {}
+        for release in releases_in(decoded):
+            loaded = await self._unless_stopped(self._find_release(release))
+            if loaded is not None:
+                found[release] = loaded
+        return found
+
+    async def _unless_stopped(self, wait: Awaitable[T]) -> T:
+        """Wait, with signs of life: this ends by itself, unlike a loop that is stuck.
+
+        Raises:
+            _Stopped: told to stop meanwhile; the wait was cancelled.
+        """
+        awaited: asyncio.Future[T] = asyncio.ensure_future(wait)
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        either: set[asyncio.Future[Any]] = {awaited, stopped}
+        try:
+            while not awaited.done():
+                await asyncio.wait(either, timeout=ALIVE_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+                self.progress = time.monotonic()
+                if stopped.done() and not awaited.done():
+                    raise _Stopped
+            return awaited.result()
+        finally:
+            for future in either:
+                future.cancel()
+            await asyncio.gather(*either, return_exceptions=True)
+
+    async def process(self, scorer: Scorer, decoded: Decoded, releases: dict[str, LoadedRelease]) -> Answer:
         """Compute and commit one batch. Called by the agent."""
         began = time.perf_counter()
-        decoded = decode(entries)
-        releases: dict[str, LoadedRelease] = {}
-        for release in releases_in(decoded):
-            found = await self._find_release(release)
-            if found is not None:
-                releases[release] = found
         state = scorer.state
         after, counter = state.anchor, state.counter
         try:
@@ -188,50 +260,73 @@ class PartitionTask:
         # A user's feature set or policy may raise anything; the batch is tried again after a reload, and said.
         except Exception as error:
             raise ComputeFailed(
-                f"computing the batch from {entries[0][0].decode()} to {entries[-1][0].decode()} raised "
-                f"{type(error).__name__}: {error}; nothing of it was written, it is tried again"
+                f"computing the batch from {decoded.id(0)} to {decoded.id(-1)} raised {type(error).__name__}: {error} "
+                f"({_where(error)}); nothing of it was written, it is tried again"
             ) from error
         taken = time.perf_counter() - began
-        self._adapt(taken, len(entries), len(computed.outputs))
+        entries = len(decoded.entries)
+        self._adapt(taken, entries, len(computed.outputs))
+        if entries > 1 and _arguments(computed) > MOST_ARGUMENTS:
+            self._size.entries = max(1, entries // 4)
+            raise TooLarge(
+                f"{entries} entries cause {len(computed.outputs)} outputs, too many for one commit: reading fewer"
+            )
         commit = Commit(
             counter, after, computed.last, state.entries, computed.trim, computed.state, computed.outputs
         )  # fmt: skip
         began = time.perf_counter()
-        answer, detail = await self._committer.commit(self.token, commit, on_wait=self._waiting)
+        answer, detail = await self._committer.commit(
+            self.token, commit, on_wait=self._waiting, sleep=self._pause, give_up=self._stopping.is_set
+        )
+        if answer is Answer.BROKEN:
+            raise BrokenKey(detail)
         self._metrics.committed(self.keys.ticks, answer.value, time.perf_counter() - began)
         if answer in (Answer.OK, Answer.DUP):
             state.counter += 1
             self._metrics.batch(self.keys.ticks, computed.counts, taken)
-        elif answer is Answer.BROKEN:
-            raise BrokenKey(
-                f"{detail} is of a type that Red10 does not write, or its ids are exhausted: "
-                "move the key away (RENAME), then the partition goes on by itself"
-            )
         return answer
 
     def _adapt(self, taken: float, entries: int, outputs: int) -> None:
         """Halve the next batch when this one was too long or too full, else let it grow."""
         if taken > self._batch_s or outputs > self._batch_outputs:
-            self._count = max(1, entries // 2)
-        elif entries >= self._count:
-            self._count = min(self._most, self._count * 2)
+            self._size.entries = max(1, entries // 2)
+        elif entries >= self._size.entries:
+            self._size.entries = min(self._most, self._size.entries * 2)
 
     def _waiting(self, code: str, detail: str) -> None:
-        self.progress = time.monotonic()
         self._metrics.committed(self.keys.ticks, "WAIT", None)
         self._say(code, f"{self.keys.ticks}: waiting to commit: {detail}")
 
     async def _wait_out(self, error: Exception, backoff: Backoff) -> None:
         """Say once what is wrong, then wait a little, or until told to stop."""
-        self.progress = time.monotonic()
         code = error_code(error)
-        if classify(error) is Verdict.FAIL and not isinstance(error, RedisUnavailable | RedisRefused | BrokenKey):
+        if classify(error) is Verdict.FAIL and not isinstance(error, RedisUnavailable | RedisRefused | TooLarge):
             self._metrics.committed(self.keys.ticks, "BROKEN", None)
-        self._say(code + str(error), f"{self.keys.ticks}: {error}")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), backoff.next())
+        self._lost = self._lost + 1 if lost_reply(error) else 0
+        if 0 < self._lost < LOST_TRIES or (self._lost and self._redis_away()):
+            log.info("%s: %s", self.keys.ticks, error)  # the owner of all partitions says it once for all
+        else:
+            expected = isinstance(error, RedisError | OSError | Red10Error)
+            self._say(code + str(error), f"{self.keys.ticks}: {error}", None if expected else error)
+        await self._pause(backoff.next())
 
-    def _say(self, what: str, message: str) -> None:
+    async def _pause(self, seconds: float) -> None:
+        """Wait a little, or until told to stop."""
+        with contextlib.suppress(_Stopped):
+            await self._unless_stopped(asyncio.sleep(seconds))
+
+    def _say(self, what: str, message: str, fault: Exception | None = None) -> None:
         if what != self._said:
             self._said = what
-            log.error("%s", message)
+            log.error("%s", message, exc_info=fault)
+
+
+def _arguments(computed: Computed) -> int:
+    """About how many arguments the commit has."""
+    return sum(len(fields) + 2 for _, fields in computed.outputs) + 2 * len(computed.state)
+
+
+def _where(error: Exception) -> str:
+    """File and line that raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import cast
 
 import redis.asyncio
+from redis.exceptions import ResponseError
 
 from consumers.bars import BarBuilder
 from consumers.history import parse_bar
 from consumers.scorer import Scorer, Spec
 from consumers.state import PartitionState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
-from streams.errors import ConfigurationError
+from streams.clients import error_code
+from streams.errors import ConfigurationError, Red10Error
 from streams.ids import ZERO
 from streams.keys import SCORERS, PartitionKeys
 from streams.resume import Resume, look, resume
@@ -31,6 +34,17 @@ _ANEW = files("streams").joinpath("anew.lua").read_text("utf-8")
 
 #: Finds a release by id; `None` if no store knows it. May wait while the store is away.
 FindRelease = Callable[[str], Awaitable[LoadedRelease | None]]
+
+
+class BrokenKey(Red10Error):
+    """A key holds what Red10 did not write, or can take no more ids."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"{key} is of a type that Red10 does not write, or its ids are exhausted: "
+            "move the key away (RENAME), then the partition goes on by itself"
+        )
+        self.key = key
 
 
 class Fenced(Exception):
@@ -60,11 +74,18 @@ async def recover(
         start_anew: forget a state that another configuration wrote, and read the input from its beginning.
 
     Raises:
+        BrokenKey: a key is of another type.
         ConfigurationError: the stored state belongs to another configuration, and `start_anew` was not asked for.
         Fenced: the lease went to somebody else.
         RedisError: as the client raises it.
     """
-    fields = await cast(Awaitable[dict[bytes, bytes]], client.hgetall(keys.state))
+    with naming(keys.state):
+        fields = await cast(Awaitable[dict[bytes, bytes]], client.hgetall(keys.state))
+    with naming(keys.ticks):
+        was_read = bool(fields) or await _was_read(client, keys)
+    if was_read and not fields:
+        log.error("%s is gone: %s is read from its beginning, in a new incarnation", keys.state, keys.ticks)
+        return await _wiped(client, keys, token, spec, fields)
     try:
         state = read_state(
             fields, _empty(spec), window=spec.features.window, expected=spec.fingerprint, where=keys.state
@@ -72,19 +93,18 @@ async def recover(
     except ConfigurationError:
         if not start_anew:
             raise
-        state = _empty(spec)
-        state.counter = int(fields.get(b"counter", b"0"))
-        state.incarnation = int(fields.get(b"incarnation", b"0"))
-        await _begin_anew(client, keys, token, spec, state, wipe=True)
-        return Recovered(Scorer(spec, keys, state, EMPTY), Resume.ANEW)
+        return await _wiped(client, keys, token, spec, fields)
 
-    found = resume(state.checkpoint, await look(client, keys, state.checkpoint))
+    with naming(keys.ticks):
+        seen = await look(client, keys, state.checkpoint)
+    found = resume(state.checkpoint, seen)
     if found is Resume.ANEW:
         log.warning("%s ends before the checkpoint %s: a new incarnation begins", keys.ticks, state.checkpoint)
-        await _begin_anew(client, keys, token, spec, state, wipe=False)
+        await _begin_anew(client, keys, token, spec, state, stored=fields[b"counter"], wipe=False)
     elif found is Resume.GAP:
         log.error("%s lost entries around the checkpoint %s: going on after it", keys.ticks, state.checkpoint)
         state.anchor = ZERO
+        state.entries = state.entries if seen.gone is None else seen.gone
     await _fill_tails(client, keys, spec, state)
     release = EMPTY
     if state.release:
@@ -95,18 +115,63 @@ async def recover(
     return Recovered(Scorer(spec, keys, state, release), found)
 
 
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Turn a refusal of the key's type, which does not name it, into `BrokenKey`."""
+    try:
+        yield
+    except ResponseError as error:
+        if error_code(error) == "WRONGTYPE":
+            raise BrokenKey(key) from error
+        raise
+
+
+async def _was_read(client: redis.asyncio.Redis, keys: PartitionKeys) -> bool:
+    """Whether a commit has moved the group's cursor."""
+    try:
+        groups = await client.xinfo_groups(keys.ticks)
+    except ResponseError as error:
+        if "no such key" in str(error):
+            return False
+        raise
+    return any(group["name"] == SCORERS.encode() and group["last-delivered-id"] != b"0-0" for group in groups)
+
+
+async def _wiped(
+    client: redis.asyncio.Redis, keys: PartitionKeys, token: str, spec: Spec, fields: dict[bytes, bytes]
+) -> Recovered:
+    """Begin with nothing but the numbers that must not be given twice."""
+    state = _empty(spec)
+    state.counter = _number(fields.get(b"counter"))
+    state.incarnation = _number(fields.get(b"incarnation"))
+    await _begin_anew(client, keys, token, spec, state, stored=fields.get(b"counter", b"0"), wipe=True)
+    return Recovered(Scorer(spec, keys, state, EMPTY), Resume.ANEW)
+
+
+def _number(raw: bytes | None) -> int:
+    """A number of a state that may be damaged."""
+    return int(raw) if raw is not None and raw.isdigit() else 0
+
+
 def _empty(spec: Spec) -> PartitionState:
     return PartitionState(BarBuilder([interval.ns for interval in spec.intervals], spec.lateness_ns))
 
 
 async def _begin_anew(
-    client: redis.asyncio.Redis, keys: PartitionKeys, token: str, spec: Spec, state: PartitionState, *, wipe: bool
+    client: redis.asyncio.Redis,
+    keys: PartitionKeys,
+    token: str,
+    spec: Spec,
+    state: PartitionState,
+    *,
+    stored: bytes,
+    wipe: bool,
 ) -> None:
-    """Begin a new incarnation, in Redis and in `state`."""
+    """Begin a new incarnation, in Redis and in `state`; `stored` is the counter as it stands there."""
     state.incarnation += 1
-    argv = [
+    argv: list[str | bytes] = [
         token,
-        str(state.counter),
+        stored,
         str(state.counter + 1),
         secrets.token_hex(8),
         str(state.incarnation),
@@ -115,7 +180,7 @@ async def _begin_anew(
         "1" if wipe else "0",
         spec.fingerprint,
     ]
-    answer = await client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *argv)
+    answer = await client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *cast(list[str], argv))
     if answer not in (b"OK", b"DUP"):
         raise Fenced(keys.lease)
     state.counter += 1
@@ -129,12 +194,21 @@ async def _fill_tails(client: redis.asyncio.Redis, keys: PartitionKeys, spec: Sp
     for begin in range(0, len(wanted), 100):
         chunk = wanted[begin : begin + 100]
         async with client.pipeline(transaction=False) as pipe:
-            for slot, interval in chunk:
-                name = f"{state.builder.symbols[slot]}:{spec.intervals[interval]}"
-                pipe.xrevrange(keys.bars(name), count=min(spec.features.window, state.series[slot, interval].bars))
-            replies = await pipe.execute()
+            for at in chunk:
+                pipe.xrevrange(
+                    keys.bars(_name(spec, state, at)), count=min(spec.features.window, state.series[at].bars)
+                )
+            replies = await pipe.execute(raise_on_error=False)
         for at, entries in zip(chunk, replies, strict=True):
+            if isinstance(entries, Exception):
+                with naming(keys.bars(_name(spec, state, at))):
+                    raise entries
             tail = state.series[at].tail
             for entry, fields in reversed(entries):
                 start, values = parse_bar(keys.ticks, entry, fields)
                 tail.append(start, values)
+
+
+def _name(spec: Spec, state: PartitionState, at: tuple[int, int]) -> str:
+    """The name of a series by slot and interval."""
+    return f"{state.builder.symbols[at[0]]}:{spec.intervals[at[1]]}"

@@ -33,8 +33,8 @@ from streams.ids import Source, StreamID
 from streams.keys import PartitionKeys
 from streams.series import Interval, check_symbol, partition_of
 
-#: Entry times are clipped to the year 2255, so that ns stay within 64 bits.
-_LAST_MS = 9_000_000_000_000
+#: The year 2255. No tick or clock may lie beyond it, whatever its entry's time, so that ns stay within 64 bits.
+_LAST_NS = 9_000_000_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Spec:
 
     Attributes:
         lateness_ns: how long a bar waits for late ticks.
-        max_ahead_ns: how far a tick's ts may lie ahead of its entry's time.
+        max_ahead_ns: how far the ts of a tick or clock may lie ahead of its entry's time.
         keep_ticks_ms: how long consumed entries are kept, in entry time.
     """
 
@@ -82,8 +82,6 @@ class _Batch:
     """One batch being computed."""
 
     decoded: Decoded
-    ms: NDArray[np.uint64]
-    seq: NDArray[np.uint64]
     outputs: list[tuple[str, Fields]] = field(default_factory=list)
     dead: list[tuple[int, int, Fields]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
@@ -118,25 +116,21 @@ class Scorer:
                 entry that names it becomes a dead letter.
         """
         state = self.state
-        batch = _Batch(
-            decoded,
-            np.array([entry.ms for entry in decoded.ids], np.uint64),
-            np.array([entry.seq for entry in decoded.ids], np.uint64),
-        )
+        batch = _Batch(decoded)
         for item in decoded.unusable:
             self._bury(batch, item.reason, item.detail, item.position, 0)
         for part in decoded.parts:
             if isinstance(part, TickRun):
                 self._take_ticks(batch, part)
             elif isinstance(part, Clock):
-                self._advance_clock(batch, part)
+                self._take_clock(batch, part)
             else:
                 self._switch(batch, part, releases)
         batch.dead.sort(key=lambda letter: letter[:2])
         batch.outputs += [(self.keys.dead, fields) for _, _, fields in batch.dead]
-        last = decoded.ids[-1]
+        last = decoded.id(-1)
         state.checkpoint = state.anchor = last
-        state.entries += len(decoded.ids)
+        state.entries += len(decoded.entries)
         clock = state.builder.clock
         changed: dict[str, str | bytes] = {
             "schema": SCHEMA,
@@ -156,11 +150,9 @@ class Scorer:
         slot = np.array([slots.get(symbol, -1) for symbol in run.symbols], np.int64)
         for index in np.flatnonzero(slot < 0):
             slot[index] = self._new_symbol(batch, run, int(index))
-        entry_ms = np.minimum(batch.ms[run.position], _LAST_MS).astype(np.int64)
-        ahead = (slot >= 0) & (run.ts > entry_ms * 1_000_000 + self.spec.max_ahead_ns)
+        ahead = (slot >= 0) & (run.ts > self._latest_ns(batch.decoded.ms)[run.position])
         for index in np.flatnonzero(ahead):
-            detail = _ahead(int(run.ts[index]), int(entry_ms[index]))
-            self._bury(batch, "future", detail, int(run.position[index]), int(run.tick[index]))
+            self._bury_future(batch, int(run.ts[index]), int(run.position[index]), int(run.tick[index]))
         good = np.flatnonzero((slot >= 0) & ~ahead)
         slot, position, tick = slot[good], run.position[good], run.tick[good]
         closed, late = self.state.builder.add_ticks(
@@ -169,8 +161,8 @@ class Scorer:
             run.price[good],
             run.size[good],
             self.state.incarnation,
-            batch.ms[position],
-            batch.seq[position],
+            batch.decoded.ms[position],
+            batch.decoded.seq[position],
             tick,
         )
         for index in np.flatnonzero(late):
@@ -180,14 +172,19 @@ class Scorer:
         batch.touched.update(np.unique(slot[~late]).tolist())
         self._close(batch, closed, position, tick.astype(np.int64))
 
-    def _advance_clock(self, batch: _Batch, part: Clock) -> None:
-        """Close what has ended. A clock from the future is set aside: it would make every later tick late for ever."""
-        entry_ms = min(int(batch.ms[part.position]), _LAST_MS)
-        if part.ts > entry_ms * 1_000_000 + self.spec.max_ahead_ns:
-            self._bury(batch, "future", _ahead(part.ts, entry_ms), part.position, 0)
+    def _take_clock(self, batch: _Batch, clock: Clock) -> None:
+        at = clock.position
+        # Like a tick from the future: it would make all symbols late for ever.
+        if clock.ts > self._latest_ns(batch.decoded.ms[at : at + 1])[0]:
+            self._bury_future(batch, clock.ts, at, 0)
             return
-        closed = self.state.builder.advance(part.ts, part.position)
-        self._close(batch, closed, np.array([part.position]), np.zeros(1, np.int64), by_position=True)
+        closed = self.state.builder.advance(clock.ts, at)
+        self._close(batch, closed, np.array([at]), np.zeros(1, np.int64), by_position=True)
+
+    def _latest_ns(self, entry_ms: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The latest ts that an entry of this time may have."""
+        ahead = min(self.spec.max_ahead_ns, _LAST_NS)
+        return np.minimum(entry_ms, (_LAST_NS - ahead) // 1_000_000).astype(np.int64) * 1_000_000 + ahead
 
     def _new_symbol(self, batch: _Batch, run: TickRun, index: int) -> int:
         raw = run.symbols[index]
@@ -216,8 +213,15 @@ class Scorer:
         self._release = release
         self.state.release = part.release
 
+    def _bury_future(self, batch: _Batch, ts: int, position: int, tick: int) -> None:
+        seconds = (ts - int(batch.decoded.ms[position]) * 1_000_000) / 1e9
+        detail = f"ts lies {seconds:.3f} s ahead of the entry's time; ts is in epoch nanoseconds"
+        if ts > _LAST_NS:
+            detail = "ts lies beyond the year 2255; ts is in epoch nanoseconds"
+        self._bury(batch, "future", detail, position, tick)
+
     def _bury(self, batch: _Batch, reason: str, detail: str, position: int, tick: int) -> None:
-        src = Source(self.state.incarnation, batch.decoded.ids[position], tick, 0)
+        src = Source(self.state.incarnation, batch.decoded.id(position), tick, 0)
         fields = outputs.dead_fields(reason, detail, src, batch.decoded.entries[position][1])
         batch.dead.append((position, tick, fields))
         batch.counts[f"dead:{reason}"] += 1
@@ -327,13 +331,8 @@ class Scorer:
 
     def _source(self, batch: _Batch) -> Source:
         position, tick = batch.cause
-        return Source(self.state.incarnation, batch.decoded.ids[position], tick, batch.ordinal)
+        return Source(self.state.incarnation, batch.decoded.id(position), tick, batch.ordinal)
 
     def _emit(self, batch: _Batch, key: str, fields: Fields) -> None:
         batch.outputs.append((key, fields))
         batch.ordinal += 1
-
-
-def _ahead(ts: int, entry_ms: int) -> str:
-    seconds = (ts - entry_ms * 1_000_000) / 1e9
-    return f"ts lies {seconds:.3f} s ahead of the entry's time; ts is in epoch nanoseconds"

@@ -109,7 +109,7 @@ def read_state(
         for name in sorted(fields):
             if name.startswith(b"s:"):
                 _read_symbol(state, name[2:], fields[name], window)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise ConfigurationError(
             f"{where} is damaged ({error!r}): start anew with `red10 worker --start-anew`"
         ) from error
@@ -136,5 +136,6 @@ def add_symbol(state: PartitionState, symbol: str, policy: PolicyState, window: 
     slot = state.builder.add_symbol(symbol)
     state.slots[symbol.encode()] = slot
     for interval in range(len(state.builder.intervals)):
-        state.series[slot, interval] = SeriesState(0, policy, Tail(window))
+        # A copy for each: a policy that changes its state in place must not reach another series.
+        state.series[slot, interval] = SeriesState(0, dict(policy), Tail(window))
     return slot

@@ -35,6 +35,9 @@ from streams.errors import ConfigurationError, Red10Error, RedisRefused, RedisUn
 #: Seconds that a reply may take beyond any BLOCK; a script of a full batch takes some 10 ms.
 REPLY_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
+#: Connections of one asyncio client: each owned partition holds one while it waits for input, and there may be
+#: thousands of partitions. redis-py's own limit is 100.
+MOST_CONNECTIONS = 10_000
 
 #: Error codes that pass by themselves: try again with a back-off, nothing was written.
 TRANSIENT = frozenset(
@@ -74,6 +77,7 @@ def connect_async(url: SecretStr | str, *, block_ms: int = 0) -> redis.asyncio.R
         return redis.asyncio.Redis.from_url(
             _plain(url),
             protocol=2,
+            max_connections=MOST_CONNECTIONS,
             retry=AsyncRetry(NoBackoff(), 0),
             socket_timeout=REPLY_TIMEOUT_S + block_ms / 1000,
             socket_connect_timeout=CONNECT_TIMEOUT_S,

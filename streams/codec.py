@@ -24,6 +24,9 @@ RawEntry = tuple[bytes, Sequence[bytes]]
 CLOCK = b"clock"
 RELEASE = b"release"
 _END_OF_TIME = 2**63
+_TS_DIGITS = 19
+#: Where the names of a plain tick's fields stand.
+_PLAIN = ((0, b"symbol"), (2, b"price"), (4, b"size"), (6, b"ts"))
 
 
 @dataclass(slots=True)
@@ -76,16 +79,21 @@ class Decoded:
     """A batch in order of arrival.
 
     Attributes:
-        ids: entry ids, one per entry.
-        entries: the raw entries.
+        ms, seq: uint64 (n,), the two halves of the entry ids.
+        entries: the raw entries, at least one.
         parts: runs of ticks and control entries, in order.
         unusable: entries set aside, in order.
     """
 
-    ids: list[StreamID]
+    ms: NDArray[np.uint64]
+    seq: NDArray[np.uint64]
     entries: Sequence[RawEntry]
     parts: list[TickRun | Clock | ReleaseSwitch]
     unusable: list[Unusable]
+
+    def id(self, position: int) -> StreamID:
+        """The id of an entry; -1 is the last."""
+        return StreamID(int(self.ms[position]), int(self.seq[position]))
 
 
 class _Run:
@@ -97,6 +105,14 @@ class _Run:
         self.size: list[float] = []
         self.ts: list[int] = []
         self.position: list[int] = []
+
+    def add(self, tick: tuple[bytes, float, float, int], position: int) -> None:
+        symbol, price, size, ts = tick
+        self.symbols.append(symbol)
+        self.price.append(price)
+        self.size.append(size)
+        self.ts.append(ts)
+        self.position.append(position)
 
     def close(self) -> TickRun:
         count = len(self.symbols)
@@ -112,50 +128,57 @@ class _Run:
 
 def decode(entries: Sequence[RawEntry]) -> Decoded:
     """Decode a batch of raw entries."""
+    numbers = list(map(int, b"-".join([entry for entry, _ in entries]).split(b"-"))) if entries else []
+    ms, seq = np.array(numbers[::2], np.uint64), np.array(numbers[1::2], np.uint64)
+    whole = _plain_run([fields for _, fields in entries])
+    if whole is not None:
+        return Decoded(ms, seq, entries, [whole], [])
     parts: list[TickRun | Clock | ReleaseSwitch] = []
     unusable: list[Unusable] = []
     run = _Run()
-    isfinite = math.isfinite
     for position, (_, fields) in enumerate(entries):
         try:
-            if (
-                len(fields) == 8
-                and fields[0] == b"symbol"
-                and fields[2] == b"price"
-                and fields[4] == b"size"
-                and fields[6] == b"ts"
-            ):
-                symbol, price, size, ts = fields[1], float(fields[3]), float(fields[5]), int(fields[7])
-                plain = b"_" not in fields[3] and b"_" not in fields[5] and b"_" not in fields[7]
-                if not (
-                    symbol and plain and price > 0 and size >= 0 and isfinite(price + size) and 0 <= ts < _END_OF_TIME
-                ):
-                    symbol, price, size, ts = _tick(_pairs(fields))
-            else:
-                named = _pairs(fields)
-                kind = named.get(b"kind", b"tick")
-                if kind != b"tick":
-                    if run.symbols:
-                        parts.append(run.close())
-                        run = _Run()
-                    parts.append(_control(kind, named, position))
-                    continue
-                symbol, price, size, ts = _tick(named)
+            named = _pairs(fields)
+            kind = named.get(b"kind", b"tick")
+            if kind == b"tick":
+                run.add(_tick(named), position)
+                continue
+            control = _control(kind, named, position)
         except BadRecord as error:
             unusable.append(Unusable(error.reason, str(error), position))
             continue
-        except ValueError:
-            detail = _number_error(fields)
-            unusable.append(Unusable("malformed", detail, position))
-            continue
-        run.symbols.append(symbol)
-        run.price.append(price)
-        run.size.append(size)
-        run.ts.append(ts)
-        run.position.append(position)
+        if run.symbols:
+            parts.append(run.close())
+            run = _Run()
+        parts.append(control)
     if run.symbols:
         parts.append(run.close())
-    return Decoded([StreamID.parse(entry) for entry, _ in entries], entries, parts, unusable)
+    return Decoded(ms, seq, entries, parts, unusable)
+
+
+def _plain_run(rows: Sequence[Sequence[bytes]]) -> TickRun | None:
+    """The batch as one run, if every entry is a tick of just the four usual fields in their usual order, and good.
+
+    That is what most batches are, and working on whole columns takes a third of the time.
+    """
+    try:
+        columns = list(zip(*rows, strict=True))
+        if len(columns) != 8 or any(columns[at].count(name) != len(rows) for at, name in _PLAIN):
+            return None
+        symbols, price_text, size_text, ts_text = columns[1::2]
+        if not (all(symbols) and b"".join(ts_text).isdigit() and max(map(len, ts_text)) <= _TS_DIGITS):
+            return None
+        if b"_" in b"".join(price_text + size_text):
+            return None
+        price = np.array(list(map(float, price_text)), np.float64)
+        size = np.array(list(map(float, size_text)), np.float64)
+        ts = np.array(list(map(int, ts_text)), np.int64)
+    except (ValueError, OverflowError):
+        return None
+    if not (np.isfinite(price).all() and np.isfinite(size).all() and (price > 0).all() and (size >= 0).all()):
+        return None
+    count = len(rows)
+    return TickRun(list(symbols), price, size, ts, np.arange(count, dtype=np.int64), np.zeros(count, np.int32))
 
 
 def _pairs(fields: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -181,7 +204,7 @@ def _time(named: Mapping[bytes, bytes]) -> int:
     raw = named.get(b"ts")
     if raw is None:
         raise BadRecord("malformed", "the field ts is missing")
-    if not (raw.isdigit() and len(raw) <= 19 and (ts := int(raw)) < _END_OF_TIME):
+    if not (raw.isdigit() and len(raw) <= _TS_DIGITS and (ts := int(raw)) < _END_OF_TIME):
         raise BadRecord("malformed", f"the field ts is no time in epoch nanoseconds: {_show(raw)}")
     return ts
 
@@ -210,14 +233,6 @@ def _control(kind: bytes, named: Mapping[bytes, bytes], position: int) -> Clock 
             return ReleaseSwitch(release.decode(), position)
         raise BadRecord("malformed", f"the field release is no release id of 64 hex digits: {_show(release)}")
     raise BadRecord("malformed", f"the field kind is none of tick, clock, release: {_show(kind)}")
-
-
-def _number_error(fields: Sequence[bytes]) -> str:
-    try:
-        _tick(_pairs(fields))
-    except BadRecord as error:
-        return str(error)
-    return "a field cannot be read"
 
 
 def _show(raw: bytes) -> str:

@@ -20,7 +20,9 @@
 -- then per output:    index into KEYS, number of arguments, field, value, …
 --
 -- Answers {word, detail}: FENCED, DUP, RESET, GAP, BROKEN, OK. Scripts have no rollback, so every check comes before the
--- first write, and the first write is the trim: before 7.0 it is what lets the rest run when memory is full.
+-- first write. The first write is a trim that drops nothing: before 7.0 that is what lets the rest run when memory is
+-- full. The trim that drops input comes last: should a write fail all the same (a user who may not call it), the batch
+-- can be read again.
 
 local function is(key, kind)
   local found = redis.call('TYPE', key)['ok']
@@ -57,7 +59,7 @@ for i = 4, #KEYS do
   end
 end
 
-redis.call('XTRIM', KEYS[3], 'MINID', ARGV[9] ~= '' and ARGV[9] or '0-1')
+redis.call('XTRIM', KEYS[3], 'MINID', '0-1')
 
 local setid = {'XGROUP', 'SETID', KEYS[3], ARGV[7], ARGV[6]}
 local create = {'XGROUP', 'CREATE', KEYS[3], ARGV[7], ARGV[6]}
@@ -82,4 +84,6 @@ while at <= #ARGV do
   redis.call('XADD', KEYS[tonumber(ARGV[at])], 'MAXLEN', '~', ARGV[10], '*', unpack(ARGV, at + 2, at + 1 + count))
   at = at + 2 + count
 end
+
+if ARGV[9] ~= '' then redis.call('XTRIM', KEYS[3], 'MINID', ARGV[9]) end
 return {'OK', ''}

@@ -67,7 +67,7 @@ class Committer:
         self._keys = keys
         self._modern = server_at_least(server, 7)
         self._keep = keep_outputs
-        # Before 7.0 there are no flags; there, the trim that comes first lets the script run when memory is full.
+        # Before 7.0 there are no flags; there, a trim that comes first lets the script run when memory is full.
         header = "#!lua flags=allow-oom\n" if self._modern else ""
         self._script = header + files("streams").joinpath("commit.lua").read_text("utf-8")
         self._sha = ""
@@ -110,17 +110,20 @@ class Committer:
         *,
         on_wait: Callable[[str, str], None] = lambda code, detail: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[Answer, str]:
         """Send the commit until its fate is known.
 
         Args:
             on_wait: called with code and text of each error that is waited out (OOM, a lost connection, …).
+            give_up: asked after each such error; whether to raise it instead of waiting. The commit may have landed:
+                whoever takes the partition over finds out from the state.
 
         Returns:
             The answer, and its detail: the key for `BROKEN`, the missing entry for `GAP`.
 
         Raises:
-            RedisError: an error that waiting does not cure.
+            RedisError, OSError: an error that waiting does not cure, or was not to be waited out.
         """
         keys, argv = self.arguments(token, commit)
         backoff = Backoff()
@@ -136,7 +139,7 @@ class Committer:
                 verdict = classify(error)
                 if verdict is Verdict.RELOAD:
                     self._sha = ""
-                elif verdict is Verdict.RETRY:
+                elif verdict is Verdict.RETRY and not give_up():
                     on_wait(error_code(error), str(error))
                     await sleep(backoff.next())
                 else:

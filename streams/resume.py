@@ -25,10 +25,13 @@ class Input:
     Attributes:
         last: the last id that the stream gave out; `None` if there is no stream.
         anchor: whether the checkpoint's entry is in it.
+        gone: how many entries it had that are no longer in it, if all that are were added after the checkpoint; else
+            `None`, as before Redis 7.
     """
 
     last: StreamID | None
     anchor: bool
+    gone: int | None = None
 
 
 class Resume(enum.Enum):
@@ -61,7 +64,10 @@ async def look(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: Str
             return Input(None, False)
         raise
     anchor = await client.xrange(keys.ticks, str(checkpoint), str(checkpoint), 1)
-    return Input(StreamID.parse(info["last-generated-id"]), bool(anchor))
+    added, first = info.get("entries-added"), info["first-entry"]
+    unread = first is None or StreamID.parse(first[0]) > checkpoint
+    gone = None if added is None or not unread else int(added) - int(info["length"])
+    return Input(StreamID.parse(info["last-generated-id"]), bool(anchor), gone)
 
 
 async def lag(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> int | None:
@@ -90,4 +96,5 @@ async def group_lag(client: redis.asyncio.Redis, key: str, group: str) -> int | 
     """
     groups = await client.xinfo_groups(key)
     known = next((found.get("lag") for found in groups if found["name"] == group.encode()), None)
-    return None if known is None else int(known)
+    # Below zero: a cursor that is ahead of the stream's own count, as after a stream was deleted and made anew.
+    return None if known is None or known < 0 else int(known)

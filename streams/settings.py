@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     lateness_ms: int = Field(
         0, ge=0, le=86_400_000, description="how long a bar waits for late ticks, ms of event time"
     )
-    max_ahead_ms: int = Field(300_000, ge=0, description="how far a tick's ts may lie ahead of its entry's time, ms")
+    max_ahead_ms: int = Field(300_000, ge=0, description="how far ts may lie ahead of its entry's time, ms")
     feature_set: str = Field("consumers.features:STANDARD", description="features, as module:attribute")
     policy: str = Field("consumers.policy:Hysteresis", description="signal policy, as module:attribute")
     policy_options: dict[str, float | int | bool | str] = Field({}, description="options of the policy (JSON)")

@@ -121,6 +121,13 @@ def test_ticks_of_one_time_keep_their_order_of_arrival() -> None:
     assert [float(closed["bar"][name]) for name in ("open", "high", "low", "close")] == [3.0, 9.0, 1.0, 2.0]
 
 
+def test_a_volume_past_the_largest_double_stays_a_number_that_can_be_stored() -> None:
+    bars = builder([S], 0)
+    feed(bars, [Tick("A", 5, 1.0, 1.7e308, n) for n in range(3)])
+    [standing] = bars.open_bars(0, 0)
+    assert float(standing["volume"]) == float(np.finfo(np.float64).max)
+
+
 @pytest.mark.parametrize("count", [1, 40])
 def test_slots_grow_with_symbols(count: int) -> None:
     bars = BarBuilder([S], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -197,14 +198,79 @@ def test_dead_letters_name_the_right_key_and_keep_the_raw_fields() -> None:
     assert letter.fields == {"symbol": AWAY, "price": "1", "size": "1", "ts": "1", "venue": "X"}
 
 
-def test_a_clock_from_the_future_is_set_aside_and_closes_nothing() -> None:
+def reasons(found: Store) -> list[str]:
+    return [DeadLetter.from_fields(as_bytes(row)).reason for row in found.streams.get(KEYS.dead, [])]
+
+
+def test_a_clock_from_the_future_is_set_aside_like_a_tick_and_makes_nothing_late() -> None:
+    """One such clock would make every symbol of the partition late for ever."""
     found = store()
-    ahead = (NOW_MS + 61_000) * 1_000_000
-    items = [*closes(HOME[0], [100]), {"kind": "clock", "ts": ahead + S}, *closes(HOME[0], [101, 102], 1)]
+    ahead = (NOW_MS + 1) * 1_000_000 + SPEC.max_ahead_ns
+    items = [
+        closes(HOME[0], [100])[0],
+        {"kind": "clock", "ts": ahead + 1},
+        {"kind": "clock", "ts": 2**63 - 1},
+        closes(HOME[0], [100], 1)[0],
+    ]
     found.run(found.scorer(), entries_of(items))
-    [letter] = [DeadLetter.from_fields(as_bytes(row)) for row in found.streams[KEYS.dead]]
-    assert (letter.reason, letter.fields["kind"]) == ("future", "clock")
-    assert found.counts["ticks"] == 3
+    assert reasons(found) == ["future", "future"]
+    assert found.counts["ticks"] == 2
+    assert found.state[b"clock"] == b""
+
+
+@pytest.mark.parametrize("kind", ["tick", "clock"])
+def test_what_lies_just_as_far_ahead_as_allowed_is_taken(kind: str) -> None:
+    found = store()
+    ts = NOW_MS * 1_000_000 + SPEC.max_ahead_ns
+    item = {"kind": "clock", "ts": ts} if kind == "clock" else {"symbol": HOME[0], "price": 1, "size": 1, "ts": ts}
+    found.run(found.scorer(), entries_of([item]))
+    assert not reasons(found)
+
+
+@pytest.mark.parametrize("max_ahead_ns", [0, 60 * S, 10**18, 10**30])
+@pytest.mark.parametrize("ms", [0, 1, NOW_MS, 9_000_000_000_001, 2**63 // 1_000_000, 2**64 - 1])
+def test_no_time_overflows_whatever_the_entry_and_the_settings_say(ms: int, max_ahead_ns: int) -> None:
+    found = Store(replace(SPEC, max_ahead_ns=max_ahead_ns), KEYS, FAKES)
+    tick = {"symbol": HOME[0], "price": 1, "size": 1}
+    last = 9 * 10**18
+    limit = min(ms * 1_000_000 + max_ahead_ns, last)
+    times = [limit - limit % 1_000_000, last + 1, 2**63 - 1]
+    entries = [raw_entry(ms, **tick, ts=ts) for ts in times] + [raw_entry(ms, kind="clock", ts=ts) for ts in times]
+    scorer = found.scorer()
+    found.run(scorer, entries)
+    assert reasons(found) == ["future"] * 4
+    assert found.counts["ticks"] == 1
+    found.scorer()  # what was stored can be read back
+
+
+def test_what_a_batch_stores_can_be_read_back_whatever_the_numbers() -> None:
+    found = store()
+    items = [{"symbol": HOME[0], "price": 1e308, "size": 1.7e308, "ts": at} for at in range(3)]
+    found.run(found.scorer(), entries_of(items))
+    again = found.scorer()
+    found.run(again, [raw_entry(NOW_MS + 9, **closes(HOME[0], [1], 3)[0])])
+    bars = [Bar.from_fields(as_bytes(row)) for row in found.streams[KEYS.bars(f"{HOME[0]}:1s")]]
+    assert [bar.volume for bar in bars] == [float(np.finfo(np.float64).max)]
+
+
+class CountsInPlace(Hysteresis):
+    """A policy that is not pure."""
+
+    def initial(self) -> dict[str, float | int | str]:
+        return {"position": 0, "seen": 0}
+
+    def decide(self, state: Any, outlook: Any) -> Any:
+        state["seen"] += 1
+        return state, None
+
+
+def test_series_share_no_policy_state() -> None:
+    found = Store(replace(SPEC, policy=CountsInPlace(horizon=2)), KEYS, FAKES)
+    items = [{"kind": "release", "release": "a" * 64}, *closes(HOME[0], range(100, 130))]
+    found.run(found.scorer(), entries_of(items))
+    state = orjson.loads(found.state[f"s:{HOME[0]}".encode()])
+    seconds, fives = (interval[1]["seen"] for interval in state[1])
+    assert seconds > fives > 0
 
 
 def test_the_standard_features_fit_the_scorer() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.codec import Clock, ReleaseSwitch, TickRun, decode, raw_text
+from streams.ids import StreamID
 
 RELEASE = b"ab" * 32
 
@@ -59,6 +60,8 @@ def test_fields_may_come_in_any_order_with_others_among_them_and_without_a_size(
         ({"size": "-1"}, "malformed", "size"),
         ({"size": "1e999"}, "malformed", "size"),
         ({"ts": "-5"}, "malformed", "ts"),
+        ({"ts": "+5"}, "malformed", "ts"),
+        ({"ts": " 5"}, "malformed", "ts"),
         ({"ts": "1.5"}, "malformed", "ts"),
         ({"ts": str(2**63)}, "malformed", "ts"),
         ({"ts": "9" * 40}, "malformed", "ts"),
@@ -89,6 +92,36 @@ def test_no_entry_can_make_decoding_fail(fields: list[list[bytes]]) -> None:
     found = decode([(f"{n}-0".encode(), raw) for n, raw in enumerate(fields)])
     runs = [part for part in found.parts if isinstance(part, TickRun)]
     assert sum(len(run.symbols) for run in runs) + len(found.unusable) + len(found.parts) - len(runs) == len(fields)
+
+
+numbers = st.sampled_from(
+    [b"1.5", b"2", b"0", b"-1", b"1e3", b" 7", b"1_0", b"nan", b"inf", b"x", b"", b"1e999", b"9" * 25]
+)
+times = st.sampled_from(
+    [b"7", b"0", b"+7", b" 7", b"-7", b"7.0", b"1_0", b"", b"0" * 30, b"%d" % (2**63 - 1), b"%d" % 2**63]
+)
+odd_ticks = st.builds(
+    lambda symbol, price, size, ts: [b"symbol", symbol, b"price", price, b"size", size, b"ts", ts],
+    st.sampled_from([b"A", b"B", b"", b"\xff"]), numbers, numbers, times,
+)  # fmt: skip
+
+
+@given(st.lists(odd_ticks, min_size=1, max_size=4))
+def test_a_batch_of_plain_ticks_is_decoded_like_one_with_other_entries_among_them(rows: list[list[bytes]]) -> None:
+    """Whole columns or entry by entry: which way a batch goes leaves no trace."""
+    batch = [(f"{n}-0".encode(), raw) for n, raw in enumerate(rows)]
+    whole, mixed = decode(batch), decode([*batch, entry(len(batch), kind="clock", ts=1)])
+    ways = []
+    for found in (whole, mixed):
+        runs = [part for part in found.parts if isinstance(part, TickRun)]
+        columns = [[*zip(r.symbols, r.price, r.size, r.ts, r.position, r.tick, strict=True)] for r in runs]
+        ways.append((columns, [run.ts.dtype for run in runs], found.unusable))
+    assert ways[0] == ways[1]
+
+
+def test_ids_keep_both_their_halves() -> None:
+    found = decode([(b"18446744073709551615-18446744073709551614", tick(1)[1]), (b"0-1", tick(1)[1])])
+    assert [found.id(0), found.id(-1)] == [StreamID(2**64 - 1, 2**64 - 2), StreamID(0, 1)]
 
 
 @given(st.floats(min_value=5e-324, max_value=1e308), st.floats(min_value=0, max_value=1e308))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -145,6 +145,23 @@ async def test_trimming_keeps_the_checkpoint_whatever_is_asked(
 ) -> None:
     await committer.commit(TOKEN, batch(ticks[4], trim=ticks[9]))
     assert [StreamID.parse(entry) for entry, _ in entries(client, KEYS.ticks)] == ticks[4:]
+
+
+async def test_a_write_that_fails_all_the_same_costs_no_input(
+    client: redis.Redis, server: Server, ticks: list[StreamID], version: str
+) -> None:
+    """As for a user who may not create groups: the batch can be read again once that is mended."""
+    client.acl_setuser("narrow", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-xgroup"])
+    link = connect_async(server.url)
+    try:
+        await cast(Any, link).execute_command("AUTH", "narrow", "x")
+        with pytest.raises(redis.RedisError):
+            await Committer(link, KEYS, server=version, keep_outputs=100).commit(TOKEN, batch(ticks[4], trim=ticks[4]))
+    finally:
+        await link.aclose()
+        client.acl_deluser("narrow")
+    assert len(entries(client, KEYS.ticks)) == 10
+    assert not client.exists(KEYS.state)
 
 
 async def test_commits_drain_when_memory_is_full(
