@@ -55,6 +55,10 @@ class BarWindow:
         """The newest `count` bars, or all if there are fewer: a view."""
         return self.slice(max(0, len(self) - count), len(self))
 
+    def copy(self) -> BarWindow:
+        """The same bars in memory of their own."""
+        return BarWindow(self.start.copy(), self.values.copy())
+
 
 def read_bars(
     client: redis.Redis,

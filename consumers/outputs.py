@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from consumers.judge import Forecasts, Judged
 from consumers.policy import Decision
 from streams.codec import raw_text
 from streams.ids import Source
@@ -46,18 +47,27 @@ class Close:
 
 @dataclass(slots=True)
 class Forecast:
-    """What the models said at one close; arrays have one element per target that has a model."""
+    """What the champions said at one close; arrays have one element per target that has a model.
+
+    Attributes:
+        values: float32, forecast labels.
+        naive: float32, the naive forecasts beside them.
+        levels: the values as prices or volumes.
+        versions: digests.
+        in_sample: whether the version was trained on this bar or a later one.
+    """
 
     targets: tuple[str, ...]
     values: NDArray[np.float32]
+    naive: NDArray[np.float32]
     levels: NDArray[np.float64]
     versions: tuple[str, ...]
     in_sample: NDArray[np.bool_]
 
 
 def vector(values: NDArray[np.float32] | NDArray[np.float64]) -> str:
-    """A JSON array of doubles; what is not finite becomes `null`."""
-    return orjson.dumps(values.astype(np.float64).tolist()).decode()
+    """A JSON array of the shortest texts that read back as the same numbers; what is not finite becomes `null`."""
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def short(digest: str) -> str:
@@ -65,8 +75,8 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-def bar_fields(close: Close, src: Source, forecast: Forecast | None) -> Fields:
-    """Fields of a bar."""
+def bar_fields(close: Close, src: Source, kept: Forecasts | None) -> Fields:
+    """Fields of a bar, with the forecasts that are to be judged."""
     opened, high, low, closed, volume = close.ohlcv
     fields = [
         "series", close.series, "bar", str(close.number), "start", str(close.start), "end", str(close.end),
@@ -75,8 +85,10 @@ def bar_fields(close: Close, src: Source, forecast: Forecast | None) -> Fields:
     ]  # fmt: skip
     if close.release:
         fields += ("release", close.release)
-    if forecast is not None:
-        fields += ("values", vector(forecast.values))
+    if kept is not None:
+        fields += ("values", vector(kept.values), "naive", vector(kept.naive))
+        if np.isfinite(kept.challengers).any():
+            fields += ("challengers", vector(kept.challengers))
     return fields
 
 
@@ -90,6 +102,35 @@ def prediction_fields(close: Close, src: Source, forecast: Forecast) -> Fields:
         "versions", orjson.dumps([short(digest) for digest in forecast.versions]).decode(),
         "in_sample", orjson.dumps(forecast.in_sample.astype(int).tolist()).decode(),
         "release", close.release, "src", str(src),
+    ]  # fmt: skip
+
+
+def outcome_fields(
+    close: Close,
+    src: Source,
+    targets: Sequence[str],
+    judged: Judged | None,
+    *,
+    position: int,
+    profit: float,
+    market: float,
+) -> Fields:
+    """Fields of an outcome; `targets` are the pipeline's."""
+    if judged is None:
+        lists = ["targets", "[]", "actuals", "[]", "errors", "[]", "naive_errors", "[]", "challenger_errors", "[]"]
+        lists += ["hits", "[]", "releases", "[]", "made_by", "[]"]
+    else:
+        lists = [
+            "targets", orjson.dumps([targets[at] for at in judged.targets.tolist()]).decode(),
+            "actuals", vector(judged.actuals), "errors", vector(judged.errors),
+            "naive_errors", vector(judged.naive_errors), "challenger_errors", vector(judged.challenger_errors),
+            "hits", vector(judged.hits),
+            "releases", orjson.dumps(judged.releases).decode(),
+            "made_by", orjson.dumps(judged.made_by.tolist()).decode(),
+        ]  # fmt: skip
+    return [
+        "series", close.series, "bar", str(close.number), "ts", str(close.end), *lists,
+        "position", str(position), "profit", repr(profit), "market", repr(market), "src", str(src),
     ]  # fmt: skip
 
 

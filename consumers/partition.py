@@ -28,7 +28,8 @@ from redis.exceptions import RedisError
 
 from consumers.metrics import Metrics
 from consumers.recovery import BrokenKey, Fenced, FindRelease, naming, recover
-from consumers.scorer import Computed, Scorer, Spec, releases_in
+from consumers.scorer import Computed, Scorer, releases_in
+from consumers.spec import Spec
 from consumers.state import PartitionState
 from modelstore.loaded import LoadedRelease
 from streams.channel import WorkChannel

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,11 +19,13 @@ from redis.exceptions import ResponseError
 
 from consumers.bars import BarBuilder
 from consumers.history import parse_bar
-from consumers.scorer import Scorer, Spec
-from consumers.state import PartitionState, read_state
+from consumers.judge import read_forecasts
+from consumers.scorer import Scorer
+from consumers.spec import Spec
+from consumers.state import PartitionState, SeriesState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
 from streams.clients import error_code
-from streams.errors import ConfigurationError, Red10Error
+from streams.errors import BadRecord, ConfigurationError, Red10Error
 from streams.ids import ZERO
 from streams.keys import SCORERS, PartitionKeys
 from streams.resume import Resume, look, resume
@@ -87,9 +89,7 @@ async def recover(
         log.error("%s is gone: %s is read from its beginning, in a new incarnation", keys.state, keys.ticks)
         return await _wiped(client, keys, token, spec, fields)
     try:
-        state = read_state(
-            fields, _empty(spec), window=spec.features.window, expected=spec.fingerprint, where=keys.state
-        )
+        state = read_state(fields, _empty(spec), spec=spec, where=keys.state)
     except ConfigurationError:
         if not start_anew:
             raise
@@ -189,24 +189,34 @@ async def _begin_anew(
 
 
 async def _fill_tails(client: redis.asyncio.Redis, keys: PartitionKeys, spec: Spec, state: PartitionState) -> None:
-    """Read the newest bars of every series that has any."""
+    """Read the newest bars of every series that has any, with the forecasts that they carry."""
     wanted = [at for at, series in sorted(state.series.items()) if series.bars > 0]
     for begin in range(0, len(wanted), 100):
         chunk = wanted[begin : begin + 100]
         async with client.pipeline(transaction=False) as pipe:
             for at in chunk:
-                pipe.xrevrange(
-                    keys.bars(_name(spec, state, at)), count=min(spec.features.window, state.series[at].bars)
-                )
+                pipe.xrevrange(keys.bars(_name(spec, state, at)), count=min(spec.tail_bars, state.series[at].bars))
             replies = await pipe.execute(raise_on_error=False)
         for at, entries in zip(chunk, replies, strict=True):
             if isinstance(entries, Exception):
                 with naming(keys.bars(_name(spec, state, at))):
                     raise entries
-            tail = state.series[at].tail
-            for entry, fields in reversed(entries):
-                start, values = parse_bar(keys.ticks, entry, fields)
-                tail.append(start, values)
+            refill(state.series[at], spec, keys.bars(_name(spec, state, at)), list(reversed(entries)))
+
+
+def refill(series: SeriesState, spec: Spec, key: str, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
+    """Put the newest bars of a series, oldest first, back into its tail and its log of forecasts.
+
+    Raises:
+        BadRecord: an entry is no bar.
+    """
+    for number, (entry, fields) in enumerate(entries, series.bars - len(entries)):
+        start, values = parse_bar(key, entry, fields)
+        series.tail.append(start, values)
+        try:
+            series.log.keep(number, read_forecasts(fields, len(spec.targets)))
+        except ValueError as error:
+            raise BadRecord("malformed", f"{key}: entry {entry.decode()}: {error}") from None
 
 
 def _name(spec: Spec, state: PartitionState, at: tuple[int, int]) -> str:

@@ -10,6 +10,7 @@ built anew from what is stored.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,42 +21,23 @@ from numpy.typing import NDArray
 
 from consumers import outputs
 from consumers.bars import NEVER, first_source, last_source
-from consumers.features import FeatureSet, feature_row
-from consumers.history import BarWindow
+from consumers.closing import Closing, GroupPlan, forecast_of, plan_of, to_be_judged
+from consumers.features import feature_row
 from consumers.outputs import Close, Fields, Forecast
-from consumers.policy import Outlook, Policy
-from consumers.state import SCHEMA, PartitionState, add_symbol, symbol_field
-from consumers.targets import Target, levels
+from consumers.paper import mark
+from consumers.policy import Outlook
+from consumers.spec import Spec
+from consumers.state import SCHEMA, PartitionState, SeriesState, add_symbol, symbol_field
+from consumers.targets import VOLUME_BARS
 from modelstore.loaded import LoadedRelease, SeriesModels
 from streams.codec import Clock, Decoded, ReleaseSwitch, TickRun
 from streams.errors import BadName
 from streams.ids import Source, StreamID
 from streams.keys import PartitionKeys
-from streams.series import Interval, check_symbol, partition_of
+from streams.series import check_symbol, partition_of
 
 #: The year 2255. No tick or clock may lie beyond it, whatever its entry's time, so that ns stay within 64 bits.
 _LAST_NS = 9_000_000_000_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What all scorers of a tenant share.
-
-    Attributes:
-        lateness_ns: how long a bar waits for late ticks.
-        max_ahead_ns: how far the ts of a tick or clock may lie ahead of its entry's time.
-        keep_ticks_ms: how long consumed entries are kept, in entry time.
-    """
-
-    partitions: int
-    intervals: tuple[Interval, ...]
-    lateness_ns: int
-    max_ahead_ns: int
-    keep_ticks_ms: int
-    features: FeatureSet
-    policy: Policy
-    targets: Mapping[str, Target]
-    fingerprint: str
 
 
 @dataclass(slots=True)
@@ -67,7 +49,7 @@ class Computed:
         state: state fields that changed.
         last: the last entry of the batch.
         trim: input before this entry may go.
-        counts: `ticks`, `bars`, `predictions`, and `dead:REASON`, `signals:SIDE`.
+        counts: `ticks`, `bars`, `predictions`, `outcomes`, and `dead:REASON`, `signals:SIDE`.
     """
 
     outputs: list[tuple[str, Fields]]
@@ -105,7 +87,7 @@ class Scorer:
         self._release = release
         self._names: dict[tuple[int, int], str] = {}
         self._bars_keys: dict[tuple[int, int], str] = {}
-        self._targets: dict[tuple[str, ...], tuple[Target, ...]] = {}
+        self._plans: dict[tuple[str, ...], GroupPlan] = {}
 
     def compute(self, decoded: Decoded, releases: Mapping[str, LoadedRelease]) -> Computed:
         """Compute one batch.
@@ -202,7 +184,7 @@ class Scorer:
             right = type(self.keys)(self.keys.tenant, home).ticks
             self._bury(batch, "wrong_partition", f"{symbol} belongs to {right}", position, tick)
             return -1
-        return add_symbol(self.state, symbol, self.spec.policy.initial(), self.spec.features.window)
+        return add_symbol(self.state, symbol, self.spec)
 
     def _switch(self, batch: _Batch, part: ReleaseSwitch, releases: Mapping[str, LoadedRelease]) -> None:
         release = releases.get(part.release)
@@ -211,6 +193,7 @@ class Scorer:
             self._bury(batch, "unknown_release", detail, part.position, 0)
             return
         self._release = release
+        self._plans.clear()
         self.state.release = part.release
 
     def _bury_future(self, batch: _Batch, ts: int, position: int, tick: int) -> None:
@@ -242,33 +225,33 @@ class Scorer:
         Args:
             closed: CLOSED (m,); `by` indexes `position` and `tick`, or is the position itself if `by_position`.
         """
-        closes: list[Close] = []
+        closings = [self._advance(item) for item in closed]
         rows: list[NDArray[np.float32]] = []
         groups: list[SeriesModels] = []
-        windows: list[BarWindow] = []
-        scored: list[int] = []
-        for at, item in enumerate(closed):
-            close, group, window = self._advance(item)
-            closes.append(close)
-            if group is not None and window is not None:
-                scored.append(at)
-                groups.append(group)
-                rows.append(feature_row(self.spec.features, window))
-                windows.append(window)
-        vectors = self._release.score(np.stack(rows), groups) if rows else []
-        found = dict(zip(scored, zip(rows, groups, windows, vectors, strict=True), strict=True))
-        for at, (item, close) in enumerate(zip(closed, closes, strict=True)):
+        for closing in closings:
+            for group in (closing.group, closing.challengers):
+                if closing.row is not None and group is not None:
+                    rows.append(closing.row)
+                    groups.append(group)
+        margins = iter(self._release.score(np.stack(rows), groups) if rows else [])
+        for item, closing in zip(closed, closings, strict=True):
             by = 0 if by_position else int(item["by"])
             cause = (int(position[by]), int(tick[by]))
             if cause != batch.cause:
                 batch.cause, batch.ordinal = cause, 0
             key = (int(item["slot"]), int(item["interval"]))
             batch.touched.add(key[0])
-            self._put(batch, key, close, found.get(at))
-        batch.counts["bars"] += len(closes)
+            if closing.row is not None:
+                closing.margins = next(margins)
+                closing.challenger_margins = next(margins) if closing.challengers is not None else None
+            self._put(batch, key, closing)
+        batch.counts["bars"] += len(closings)
 
-    def _advance(self, item: Any) -> tuple[Close, SeriesModels | None, BarWindow | None]:
-        """Number a closed bar and add it to its series' tail."""
+    def _advance(self, item: Any) -> Closing:
+        """Number a closed bar, add it to its series' tail, and take from the tail all that its outputs need.
+
+        The tail moves on with the next bar of the same series, which may be in this very batch.
+        """
         key = (int(item["slot"]), int(item["interval"]))
         series, bar, interval = self.state.series[key], item["bar"], self.spec.intervals[key[1]]
         name = self._names.get(key)
@@ -283,50 +266,79 @@ class Scorer:
         )  # fmt: skip
         series.bars += 1
         series.tail.append(start, ohlcv)
+        closing = Closing(close)
         group = self._release.group(name)
-        window = series.tail.window() if group is not None else None
-        # The tail's view changes with the next bar of the same series, which may be in this very batch.
-        return close, group, BarWindow(window.start.copy(), window.values.copy()) if window is not None else None
+        window = series.tail.window(self.spec.features.window) if group is not None else None
+        if group is not None and window is not None:
+            closing.group, closing.challengers = group, self._release.challengers(name)
+            closing.row = feature_row(self.spec.features, window)
+        if group is not None or series.log.newest >= 0:
+            tail = series.tail.last(self.spec.tail_bars)
+            closing.actuals = self.spec.judge.actuals(tail)
+            closing.previous = float(tail.values[-2, 3]) if len(tail) > 1 else ohlcv[0]
+            closing.recent = tail.last(VOLUME_BARS).copy()
+        return closing
 
-    def _put(
+    def _put(self, batch: _Batch, key: tuple[int, int], closing: Closing) -> None:
+        """Put out a bar, what it tells of earlier forecasts, the new forecast, and what the policy makes of it."""
+        close, series, judge = closing.close, self.state.series[key], self.spec.judge
+        forecast = kept = None
+        if closing.group is not None and closing.row is not None:
+            plan = self._plan(closing.group)
+            forecast = forecast_of(closing, closing.group, plan)
+            rivals = self._plan(closing.challengers) if closing.challengers is not None else None
+            kept = to_be_judged(closing, forecast, plan, rivals, len(judge.targets))
+        self._emit(batch, self._bars_keys[key], outputs.bar_fields(close, self._source(batch), kept))
+        if closing.actuals is not None:
+            judged = judge.judge(series.log, close.number, closing.actuals)
+            moved = series.account.held or series.account.target
+            series.account, profit = mark(series.account, closing.previous, close.ohlcv[0], close.ohlcv[3])
+            if judged is not None or moved:
+                market = math.log(close.ohlcv[3] / closing.previous)
+                fields = outputs.outcome_fields(
+                    close, self._source(batch), judge.targets, judged,
+                    position=series.account.held, profit=profit, market=market,
+                )  # fmt: skip
+                self._emit(batch, self.keys.outcomes, fields)
+                batch.counts["outcomes"] += 1
+        series.log.keep(close.number, kept)
+        if closing.group is not None and closing.row is not None and forecast is not None:
+            self._decide(batch, series, closing, closing.group, closing.row, forecast)
+
+    def _decide(
         self,
         batch: _Batch,
-        key: tuple[int, int],
-        close: Close,
-        scored: tuple[NDArray[np.float32], SeriesModels, BarWindow, NDArray[np.float32]] | None,
+        series: SeriesState,
+        closing: Closing,
+        group: SeriesModels,
+        row: NDArray[np.float32],
+        forecast: Forecast,
     ) -> None:
-        forecast = None
-        if scored is not None:
-            row, group, window, values = scored
-            targets = self._targets_of(group.targets)
-            in_sample = group.trained_through >= close.end
-            forecast = Forecast(group.targets, values, levels(targets, values, window), group.versions, in_sample)
-        self._emit(batch, self._bars_keys[key], outputs.bar_fields(close, self._source(batch), forecast))
-        if scored is None or forecast is None:
-            return
-        fields = outputs.prediction_fields(close, self._source(batch), forecast)
-        self._emit(batch, self.keys.predictions, fields)
+        """Put out a forecast, and the signal that the policy makes of it."""
+        close = closing.close
+        self._emit(batch, self.keys.predictions, outputs.prediction_fields(close, self._source(batch), forecast))
         batch.counts["predictions"] += 1
-        series = self.state.series[key]
-        outlook = Outlook(close.series, close.end, close.ohlcv[3], targets, values, ~in_sample)
+        targets = self._plan(group).targets
+        outlook = Outlook(close.series, close.end, close.ohlcv[3], targets, forecast.values, ~forecast.in_sample)
         series.policy, decision = self.spec.policy.decide(series.policy, outlook)
         if decision is None:
             return
+        series.account = series.account.decided(decision.position, decision.cost)
         index = decision.forecast
         with np.errstate(invalid="ignore"):
             outside = (row < group.low[index]) | (row > group.high[index])
         fields = outputs.signal_fields(
             close, self._source(batch), decision,
             version=group.versions[index], trained_through=int(group.trained_through[index]),
-            in_range=not bool(outside.any()), proven=False,
+            in_range=not bool(outside.any()), proven=bool(group.proven[index]),
         )  # fmt: skip
         self._emit(batch, self.keys.signals, fields)
         batch.counts["signals:buy" if decision.change > 0 else "signals:sell"] += 1
 
-    def _targets_of(self, names: tuple[str, ...]) -> tuple[Target, ...]:
-        found = self._targets.get(names)
+    def _plan(self, group: SeriesModels) -> GroupPlan:
+        found = self._plans.get(group.versions)
         if found is None:
-            found = self._targets[names] = tuple(self.spec.targets[name] for name in names)
+            found = self._plans[group.versions] = plan_of(group, self.spec.targets)
         return found
 
     def _source(self, batch: _Batch) -> Source:

@@ -2,7 +2,7 @@
 
 Owns the fields of `red10:{T:p}:state` (hash):
 
-    schema       format of this hash, 1
+    schema       format of this hash, 2
     fingerprint  SHA-256 of what shapes the outputs: pipeline, feature set, policy
     incarnation  how often the input stream began anew
     checkpoint   the last entry consumed (written by the script, as are the next three)
@@ -11,9 +11,10 @@ Owns the fields of `red10:{T:p}:state` (hash):
     entries      input entries passed in this incarnation
     release      id of the release in force, "" for none
     clock        latest clock entry, ns, "" for none
-    s:SYMBOL     JSON [watermark, [[next bar number, policy state, [open bar, …]] per interval]]
+    s:SYMBOL     JSON [watermark, [[next bar number, policy state, [open bar, …], paper account] per interval]]
 
-Everything else a partition needs (the bars that features look at) is rebuilt from the tails of its `bars` streams.
+Everything else a partition needs (the bars that features look at, the forecasts that are to be judged) is rebuilt from
+the tails of its `bars` streams.
 """
 
 from __future__ import annotations
@@ -26,21 +27,34 @@ from typing import Any
 import orjson
 
 from consumers.bars import BAR, NEVER, BarBuilder
+from consumers.judge import ForecastLog
+from consumers.paper import Account
 from consumers.policy import PolicyState
+from consumers.spec import Spec
 from consumers.tail import Tail
 from streams.errors import ConfigurationError
 from streams.ids import ZERO, StreamID
 
-SCHEMA = "1"
+SCHEMA = "2"
 
 
 @dataclass(slots=True)
 class SeriesState:
-    """One series of a partition: its next bar's number, its policy's state, and its newest bars."""
+    """One series of a partition.
+
+    Attributes:
+        bars: number of its next bar.
+        policy: its policy's state.
+        account: its paper account.
+        tail: its newest bars.
+        log: its newest forecasts.
+    """
 
     bars: int
     policy: PolicyState
+    account: Account
     tail: Tail
+    log: ForecastLog
 
 
 @dataclass(slots=True)
@@ -78,13 +92,12 @@ def symbol_field(state: PartitionState, slot: int) -> tuple[str, bytes]:
     for interval in range(len(builder.intervals)):
         series = state.series[slot, interval]
         rows = [bar.item() for bar in builder.open_bars(slot, interval)]
-        per_interval.append([series.bars, series.policy, rows])
+        account = series.account
+        per_interval.append([series.bars, series.policy, rows, [account.held, account.target, account.cost]])
     return f"s:{builder.symbols[slot]}", orjson.dumps([watermark if watermark != NEVER else None, per_interval])
 
 
-def read_state(
-    fields: Mapping[bytes, bytes], state: PartitionState, *, window: int, expected: str, where: str
-) -> PartitionState:
+def read_state(fields: Mapping[bytes, bytes], state: PartitionState, *, spec: Spec, where: str) -> PartitionState:
     """Fill an empty `state` from the hash.
 
     Raises:
@@ -92,9 +105,13 @@ def read_state(
     """
     if not fields:
         return state
-    if fields.get(b"schema", b"").decode() != SCHEMA:
-        raise ConfigurationError(f"{where} has schema {fields.get(b'schema')!r}, this version reads {SCHEMA}")
-    if fields.get(b"fingerprint", b"").decode() != expected:
+    schema = fields.get(b"schema", b"").decode()
+    if schema != SCHEMA:
+        raise ConfigurationError(
+            f"{where} was written by another version of Red10 (schema {schema!r}, this one reads {SCHEMA!r}): "
+            "use that version, another tenant, or start anew with `red10 worker --start-anew`"
+        )
+    if fields.get(b"fingerprint", b"").decode() != spec.fingerprint:
         raise ConfigurationError(
             f"{where} was computed with another pipeline, feature set or policy than is configured now: "
             "restore the old settings, use another tenant, or start anew with `red10 worker --start-anew`"
@@ -108,7 +125,7 @@ def read_state(
         state.builder.clock = int(fields[b"clock"]) if fields[b"clock"] else int(NEVER)
         for name in sorted(fields):
             if name.startswith(b"s:"):
-                _read_symbol(state, name[2:], fields[name], window)
+                _read_symbol(state, name[2:], fields[name], spec)
     except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise ConfigurationError(
             f"{where} is damaged ({error!r}): start anew with `red10 worker --start-anew`"
@@ -116,26 +133,28 @@ def read_state(
     return state
 
 
-def _read_symbol(state: PartitionState, symbol: bytes, raw: bytes, window: int) -> None:
+def _read_symbol(state: PartitionState, symbol: bytes, raw: bytes, spec: Spec) -> None:
     watermark, per_interval = orjson.loads(raw)
     if len(per_interval) != len(state.builder.intervals):
         raise ValueError(f"{symbol!r} has {len(per_interval)} intervals")
-    slot = add_symbol(state, symbol.decode(), {}, window)
+    slot = add_symbol(state, symbol.decode(), spec)
     rows: list[list[tuple[Any, ...]]] = []
-    for interval, (bars, policy, open_bars) in enumerate(per_interval):
+    for interval, (bars, policy, open_bars, (held, target, cost)) in enumerate(per_interval):
         series = state.series[slot, interval]
-        series.bars, series.policy = bars, policy
+        series.bars, series.policy, series.account = bars, policy, Account(held, target, cost)
         rows.append([tuple(row) for row in open_bars])
         if any(len(row) != len(BAR.names or ()) for row in rows[-1]):
             raise ValueError(f"{symbol!r} has an open bar of another shape")
     state.builder.restore(slot, NEVER if watermark is None else watermark, rows)
 
 
-def add_symbol(state: PartitionState, symbol: str, policy: PolicyState, window: int) -> int:
+def add_symbol(state: PartitionState, symbol: str, spec: Spec) -> int:
     """Make a slot, with an empty series per interval, for a symbol seen for the first time."""
     slot = state.builder.add_symbol(symbol)
     state.slots[symbol.encode()] = slot
     for interval in range(len(state.builder.intervals)):
-        # A copy for each: a policy that changes its state in place must not reach another series.
-        state.series[slot, interval] = SeriesState(0, dict(policy), Tail(window))
+        # A policy's state for each: one that changes its state in place must not reach another series.
+        state.series[slot, interval] = SeriesState(
+            0, dict(spec.policy.initial()), Account(), Tail(spec.tail_bars), spec.judge.log()
+        )
     return slot

@@ -1,4 +1,4 @@
-"""The newest bars of a series in memory: what the feature set looks at.
+"""The newest bars of a series in memory: what the feature set and the judge look at.
 
 A ring would hand out two pieces; this keeps the window in one piece by moving it to the front of a double-sized
 buffer once in a while. Rebuilt from the `bars` stream after a restart, so nothing of it is carried in the state.
@@ -34,9 +34,11 @@ class Tail:
         self._values[self._end] = values
         self._end += 1
 
-    def window(self) -> BarWindow | None:
-        """The last `width` bars as a view that the next `append` may change; `None` while there are fewer."""
-        if self._end < self._width:
-            return None
-        begin = self._end - self._width
+    def last(self, count: int) -> BarWindow:
+        """The newest `count` bars, at most `width`, or all if there are fewer: a view that `append` may change."""
+        begin = max(0, self._end - min(count, self._width))
         return BarWindow(self._start[begin : self._end], self._values[begin : self._end])
+
+    def window(self, count: int) -> BarWindow | None:
+        """As `last`, or `None` while there are fewer than `count` bars."""
+        return self.last(count) if self._end >= count else None

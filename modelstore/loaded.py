@@ -1,6 +1,6 @@
-"""What a scorer holds in memory: the champions of one release, packed for the kernel. Immutable.
+"""What a scorer holds in memory: champions and challengers of one release, packed for the kernel. Immutable.
 
-A release that follows another is loaded by reading only the versions that the other lacks. A champion that cannot be
+A release that follows another is loaded by reading only the versions that the other lacks. A version that cannot be
 served (missing, damaged, made for other features) is left out and named in `refused`: one bad model does not stop the
 others. Every serving block and forest is checked against the digest that the release names.
 
@@ -22,7 +22,7 @@ from modelstore.errors import BadModel
 from modelstore.forest import Transform
 from modelstore.kernel import ForestPack
 from modelstore.manifest import Serving
-from modelstore.names import CHAMPION
+from modelstore.names import CHALLENGER, CHAMPION, PROVEN
 from modelstore.releases import Releases
 from modelstore.store import ModelStore
 from modelstore.version import check_parts
@@ -30,16 +30,18 @@ from modelstore.version import check_parts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesModels:
-    """The champions of one series, T of them.
+    """The champions of one series, or its challengers; T of them.
 
     Attributes:
         series: `SPY:1m`.
-        targets: those of the pipeline's targets that have a champion, in the pipeline's order.
+        targets: those of the pipeline's targets that have one, in the pipeline's order.
         versions: digest per target.
         forest_index: int32 (T,), place of each forest in the pack.
         trained_through: int64 (T,), epoch ns.
         low: float32 (T, F), smallest value of each feature in training.
         high: float32 (T, F), largest value of each feature in training.
+        naive: per target the kind of the naive forecast that the margins are added to, and its numbers.
+        proven: bool (T,), whether the version's skill has been shown; false for challengers.
     """
 
     series: str
@@ -49,6 +51,8 @@ class SeriesModels:
     trained_through: NDArray[np.int64]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    naive: tuple[tuple[int, NDArray[np.float32]], ...]
+    proven: NDArray[np.bool_]
 
 
 class _Fresh(NamedTuple):
@@ -69,13 +73,13 @@ class _Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedRelease:
-    """The champions of a release, ready to score.
+    """The champions and challengers of a release, ready to score.
 
     Attributes:
         id: the release's id; "" if there is no release yet.
         number: its number if it was in force when it was loaded, else `None`.
-        oldest_created_ms: when the oldest of its models was stored, epoch ms; `None` without models.
-        refused: `NAME` -> why the champion of this model is not served.
+        oldest_created_ms: when the oldest of its versions was stored, epoch ms; `None` without any.
+        refused: `NAME` -> why a version of this model is not served.
     """
 
     id: str
@@ -83,13 +87,14 @@ class LoadedRelease:
     oldest_created_ms: int | None = None
     refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     _groups: Mapping[str, SeriesModels] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    _challengers: Mapping[str, SeriesModels] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     _held: Mapping[str, _Held] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     _pack: ForestPack | None = field(default=None, repr=False)
 
     @property
     def models(self) -> int:
-        """How many models are served."""
-        return len(self._pack) if self._pack is not None else 0
+        """How many models are served: those with a champion."""
+        return sum(len(group.targets) for group in self._groups.values())
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -99,6 +104,10 @@ class LoadedRelease:
     def group(self, series: str) -> SeriesModels | None:
         """The champions of a series, or `None` if it has none."""
         return self._groups.get(series)
+
+    def challengers(self, series: str) -> SeriesModels | None:
+        """The challengers of a series, or `None` if it has none."""
+        return self._challengers.get(series)
 
     def score(self, rows: NDArray[np.float32], groups: Sequence[SeriesModels]) -> list[NDArray[np.float32]]:
         """Score each row with all models of its series, in one call of the kernel.
@@ -139,12 +148,12 @@ def load_release(
     previous: LoadedRelease | None = None,
     number: int | None = None,
 ) -> LoadedRelease:
-    """Load the champions of a release. Blocks: use a thread.
+    """Load the champions and challengers of a release. Blocks: use a thread.
 
     Args:
-        targets: the pipeline's targets; champions of others are passed over.
-        feature_count: features of a row; a champion that takes another number is refused.
-        features: id of the feature set (`modelstore.manifest.feature_set_id`); a champion of another one is refused.
+        targets: the pipeline's targets; versions for others are passed over.
+        feature_count: features of a row; a version that takes another number is refused.
+        features: id of the feature set (`modelstore.manifest.feature_set_id`); a version of another one is refused.
         previous: a release, loaded for the same features, whose versions need not be read again.
         number: of the release, if it is in force.
 
@@ -153,13 +162,24 @@ def load_release(
         BadModel: the release itself is damaged.
         redis.RedisError: as the driver raises it.
     """
-    wanted = _champions(releases.get(release_id).aliases, targets)
+    aliases = releases.get(release_id).aliases
+    champions = _holders(aliases, CHAMPION, targets)
+    challengers = {
+        model: digest
+        for model, digest in _holders(aliases, CHALLENGER, targets).items()
+        if champions.get(model) not in (None, digest)
+    }
+    wanted = {
+        digest: f"{series}/{target}"
+        for holders in (champions, challengers)
+        for (series, target), digest in holders.items()
+    }
     pack = previous._pack if previous is not None else None
     if pack is not None and pack.n_features != feature_count:
         pack = None
     known = previous._held if previous is not None and pack is not None else {}
-    kept = [digest for digest in wanted.values() if digest in known]
-    missing = {digest: f"{series}/{target}" for (series, target), digest in wanted.items() if digest not in known}
+    kept = [digest for digest in wanted if digest in known]
+    missing = {digest: name for digest, name in wanted.items() if digest not in known}
     fresh, refused = _read(store, missing, feature_count, features)
     keep = [known[digest].place for digest in kept]
     try:
@@ -173,24 +193,26 @@ def load_release(
         digest: _Held(version.serving, version.created_ms, len(kept) + place)
         for place, (digest, version) in enumerate(fresh.items())
     }
+    proven = {model for model, digest in _holders(aliases, PROVEN, targets).items() if champions.get(model) == digest}
     return LoadedRelease(
         id=release_id,
         number=number,
         oldest_created_ms=min((version.created_ms for version in held.values()), default=None),
         refused=MappingProxyType(refused),
-        _groups=MappingProxyType(_groups(wanted, held)),
+        _groups=MappingProxyType(_groups(champions, held, proven)),
+        _challengers=MappingProxyType(_groups(challengers, held, set())),
         _held=MappingProxyType(held),
         _pack=pack,
     )
 
 
-def _champions(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(series, target) -> digest of the champions that this pipeline serves, in a fixed order."""
+def _holders(aliases: Mapping[tuple[str, str], str], wanted: str, targets: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(series, target) -> digest that an alias points at, of the models that this pipeline serves, in a fixed order."""
     order = {target: index for index, target in enumerate(targets)}
     found: dict[tuple[str, str], str] = {}
     for (name, alias), digest in aliases.items():
         series, _, target = name.rpartition("/")
-        if alias == CHAMPION and target in order:
+        if alias == wanted and target in order:
             found[series, target] = digest
     return dict(sorted(found.items(), key=lambda item: (item[0][0], order[item[0][1]])))
 
@@ -259,15 +281,19 @@ def _fitting(fresh: Mapping[str, _Fresh], feature_count: int) -> tuple[dict[str,
     return fitting, unfit
 
 
-def _groups(wanted: Mapping[tuple[str, str], str], held: Mapping[str, _Held]) -> dict[str, SeriesModels]:
+def _groups(
+    holders: Mapping[tuple[str, str], str], held: Mapping[str, _Held], proven: set[tuple[str, str]]
+) -> dict[str, SeriesModels]:
     members: dict[str, list[tuple[str, str]]] = {}
-    for (series, target), digest in wanted.items():
+    for (series, target), digest in holders.items():
         if digest in held:
             members.setdefault(series, []).append((target, digest))
-    return {series: _group(series, found, held) for series, found in members.items()}
+    return {series: _group(series, found, held, proven) for series, found in members.items()}
 
 
-def _group(series: str, members: Sequence[tuple[str, str]], held: Mapping[str, _Held]) -> SeriesModels:
+def _group(
+    series: str, members: Sequence[tuple[str, str]], held: Mapping[str, _Held], proven: set[tuple[str, str]]
+) -> SeriesModels:
     versions = [held[digest] for _, digest in members]
     return SeriesModels(
         series=series,
@@ -277,4 +303,6 @@ def _group(series: str, members: Sequence[tuple[str, str]], held: Mapping[str, _
         trained_through=np.array([version.serving.trained_through for version in versions], np.int64),
         low=np.stack([version.serving.low for version in versions]).astype(np.float32),
         high=np.stack([version.serving.high for version in versions]).astype(np.float32),
+        naive=tuple((version.serving.naive, version.serving.naive_table) for version in versions),
+        proven=np.array([(series, target) in proven for target, _ in members]),
     )

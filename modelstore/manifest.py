@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,9 @@ class Manifest(BaseModel):
         feature_set: `name`, `version`, `columns` (list of names).
         target: `column` and `horizon` (bars), or whatever defines the label.
         parameters: what the booster was fitted with.
-        metrics: figures beside their naive counterpart.
+        naive: the naive forecast that the model's trees are added to: `kind`, and `value` (number, or one per slot).
+        metrics: figures beside their naive counterpart, in the sample and out of it.
+        folds: what the walk-forward folds of the training gave, oldest first.
         libraries: library name -> version.
         lineage: digests of versions that this one came from, if any.
         golden: `rows` (raw feature rows, `None` for missing) and `margins` (expected outputs) to check a copy with.
@@ -46,7 +50,9 @@ class Manifest(BaseModel):
     target: dict[str, Any]
     parameters: dict[str, Any]
     seed: int
+    naive: dict[str, Any] = {}
     metrics: dict[str, float | int | None] = {}
+    folds: tuple[dict[str, float | int | None], ...] = ()
     libraries: dict[str, str] = {}
     lineage: tuple[str, ...] = ()
     golden: dict[str, Any] = {}
@@ -65,8 +71,32 @@ def feature_set_id(fingerprint: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).digest()[:8]
 
 
-_SERVING = struct.Struct("<4sHHq8s")
+_REMEDY = "restore it from a snapshot, or train the model again"
+
+
+class NaiveKind(IntEnum):
+    """What a model's trees are added to; the numbers stand in serving blocks. `consumers.naive` says what they mean."""
+
+    NO_CHANGE = 0
+    PERSISTENCE = 1
+    MEAN = 2
+    TIME_OF_DAY = 3
+
+
+#: Slots of the UTC day that `TIME_OF_DAY` has one number for: 5 minutes each.
+DAY_SLOTS = 288
+#: Numbers that a kind's table holds.
+NAIVE_TABLE = MappingProxyType(
+    {NaiveKind.NO_CHANGE: 0, NaiveKind.PERSISTENCE: 0, NaiveKind.MEAN: 1, NaiveKind.TIME_OF_DAY: DAY_SLOTS}
+)
+
+_SERVING = struct.Struct("<4sHHq8sBBH")
 _MAGIC = b"R10S"
+_FORMAT = 2
+
+
+def _no_table() -> NDArray[np.float32]:
+    return np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +108,24 @@ class Serving:
         features: what identifies the feature set, 8 bytes; see `feature_set_id`.
         low: smallest value of each feature in training, float32 (n_features,); NaN where it was always missing.
         high: largest value of each feature in training, float32 (n_features,).
+        naive: a `NaiveKind`: the forecast is this naive forecast plus the forest's margin.
+        naive_table: its numbers, unit-free labels, float32 (k,); k as in `NAIVE_TABLE`.
     """
 
     trained_through: int
     features: bytes
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    naive: int = NaiveKind.NO_CHANGE
+    naive_table: NDArray[np.float32] = field(default_factory=_no_table)
 
     def encode(self) -> bytes:
-        """Pack: magic, format 1, feature count, trained_through, features, low, high; little-endian."""
-        head = _SERVING.pack(_MAGIC, 1, len(self.low), self.trained_through, self.features)
-        return head + self.low.astype("<f4").tobytes() + self.high.astype("<f4").tobytes()
+        """Pack: head, table of the naive forecast, low, high; little-endian. `docs/protocol.md` has the offsets."""
+        table = self.naive_table
+        head = _SERVING.pack(
+            _MAGIC, _FORMAT, len(self.low), self.trained_through, self.features, self.naive, 0, len(table)
+        )
+        return head + b"".join(part.astype("<f4").tobytes() for part in (table, self.low, self.high))
 
     @classmethod
     def decode(cls, blob: bytes) -> Serving:
@@ -98,9 +135,30 @@ class Serving:
             BadModel: the block is of another format or damaged.
         """
         if len(blob) < _SERVING.size:
-            raise BadModel(f"serving block of {len(blob)} bytes is too short")
-        magic, form, count, through, features = _SERVING.unpack_from(blob)
-        if magic != _MAGIC or form != 1 or len(blob) != _SERVING.size + 8 * count:
-            raise BadModel("serving block is damaged or of an unknown format; import the version again")
-        bounds = np.frombuffer(blob, "<f4", 2 * count, _SERVING.size)
-        return cls(through, features, bounds[:count], bounds[count:])
+            raise BadModel(f"serving block of {len(blob)} bytes is too short; {_REMEDY}")
+        magic, form, count, through, features, naive, pad, size = _SERVING.unpack_from(blob)
+        if magic != _MAGIC:
+            raise BadModel(f"serving block is damaged: it begins with {magic!r}; {_REMEDY}")
+        if form != _FORMAT:
+            raise BadModel(f"serving block has format {form}, this Red10 reads format {_FORMAT}: train the model again")
+        if pad or len(blob) != _SERVING.size + 4 * size + 8 * count:
+            raise BadModel(f"serving block of {len(blob)} bytes is damaged: its head tells another length; {_REMEDY}")
+        numbers = np.frombuffer(blob, "<f4", size + 2 * count, _SERVING.size)
+        check_naive(naive, numbers[:size])
+        return cls(through, features, numbers[size : size + count], numbers[size + count :], naive, numbers[:size])
+
+
+def check_naive(kind: int, table: NDArray[np.float32]) -> None:
+    """Check that a naive forecast is one.
+
+    Raises:
+        BadModel: the kind is unknown, or its table has another size or holds what is no number.
+    """
+    if kind not in NAIVE_TABLE:
+        raise BadModel(f"naive forecast of kind {kind} is unknown to this Red10: update it, or train the model again")
+    known = NaiveKind(kind)
+    if table.shape != (NAIVE_TABLE[known],) or not np.isfinite(table).all():
+        raise BadModel(
+            f"naive forecast {known.name.lower()} needs a table of {NAIVE_TABLE[known]} finite numbers, got "
+            f"{table.shape}: {table[:3].tolist()}; {_REMEDY}"
+        )

@@ -27,6 +27,10 @@ from streams.series import Series
 
 #: The alias that scorers serve.
 CHAMPION = "champion"
+#: The alias of a version that is scored beside the champion, to be judged.
+CHALLENGER = "challenger"
+#: Points at the champion once its skill is shown; a champion that it does not point at is on probation.
+PROVEN = "proven"
 #: Stands for the highest number in a reference.
 LATEST = "latest"
 #: Fewest hex digits that a digest may be shortened to.

@@ -90,7 +90,7 @@ def check(client: redis.Redis, tenant: Tenant) -> Tiling:
         dead = {Source.parse(fields[b"src"]).entry for _, fields in all_entries(client, keys.dead)}
         found: list[tuple[Place, int]] = []
         for symbol, (_, per_interval) in symbols.items():
-            for interval, (_, _, still_open) in zip(intervals, per_interval, strict=True):
+            for interval, (_, _, still_open, _) in zip(intervals, per_interval, strict=True):
                 found += [((symbol, interval.ns, int(bar[0])), int(bar[6])) for bar in still_open]
                 key = keys.bars(f"{symbol}:{interval}")
                 for _, fields in all_entries(client, key):

@@ -1,4 +1,5 @@
-"""The records on the wire, as pydantic models: ticks, bars, predictions, signals, requests, results, dead letters.
+"""The records on the wire, as pydantic models: ticks, bars, predictions, signals, outcomes, requests, results, dead
+letters.
 
 Each is one stream entry of flat text fields: numbers as text, flags as 0/1, vectors as JSON, what is unknown is left
 out. `docs/protocol.md` documents every field; a test holds real entries against that page. Times are epoch
@@ -122,7 +123,9 @@ class Bar(Record):
     last: str = Field(description="source of the last tick, in order of arrival")
     src: str = Field(description="source of the entry that closed the bar")
     release: str | None = Field(None, description="release that was in force at the close")
-    values: Vector | None = Field(None, description="the prediction vector made at the close")
+    values: Vector | None = Field(None, description="forecast labels to be judged, per target of the pipeline")
+    naive: Vector | None = Field(None, description="the naive forecasts beside them")
+    challengers: Vector | None = Field(None, description="the challengers' forecasts, if there are challengers")
 
 
 class Prediction(Record):
@@ -167,6 +170,34 @@ class Signal(Record):
     src: str
 
 
+class Outcome(Record):
+    """What became of forecasts: written at the bar close at which they can be judged, all horizons that end there.
+
+    An error is forecast label minus actual label. Vectors have one element per target. Forecasts for bars that a
+    version was trained on are never judged.
+    """
+
+    what: ClassVar[str] = "outcome"
+
+    series: str
+    bar: int = Field(description="number of the bar that told")
+    ts: int = Field(description="end of that bar, ns")
+    targets: Names = Field(description="names of the targets judged here")
+    actuals: Vector = Field(description="what came, as labels")
+    errors: Vector = Field(description="of the champion; null where none was forecast")
+    naive_errors: Vector = Field(description="of the champion's naive forecast")
+    challenger_errors: Vector = Field(description="of the challenger; null where there was none")
+    hits: Vector = Field(description="close only: 1 if the forecast had the sign of what came, 0 if not, null if it had none")
+    releases: Names = Field(description="ids of the releases that the forecasts were made with")
+    made_by: Annotated[tuple[int, ...], BeforeValidator(_from_json)] = Field(
+        description="per target the index of its release in `releases`"
+    )
+    position: int = Field(ge=-1, le=1, description="paper position held at the bar's close")
+    profit: float = Field(description="log return of the paper account over the bar, after cost")
+    market: float = Field(description="log return of the close over the bar")
+    src: str
+
+
 class TrainingRequest(Record):
     """Asks for the models of one series to be fitted."""
 
@@ -176,6 +207,8 @@ class TrainingRequest(Record):
     series: str
     targets: Names | None = Field(None, description="some of the pipeline's targets; left out: all")
     as_of: int | None = Field(None, description="use bars that end at or before this, ns; left out: all bars")
+    since: int | None = Field(None, description="train on bars that end after this, ns; left out: from the first on")
+    why: str | None = Field(None, max_length=200, description="for what reason; kept with the versions made")
     id: str | None = Field(None, max_length=128, description="the requester's own id, returned with the result")
 
     @field_validator("series")

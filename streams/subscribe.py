@@ -1,4 +1,4 @@
-"""Following signals, predictions, bars and dead letters: `Subscriber`, and `AsyncSubscriber` for asyncio.
+"""Following signals, predictions, outcomes, bars and dead letters: `Subscriber`, and `AsyncSubscriber` for asyncio.
 
     for signal in Subscriber(kind="signals", since="start"):
         ...
@@ -27,7 +27,7 @@ from streams.clients import connect, connect_async, translate
 from streams.errors import ConfigurationError, Red10Error
 from streams.following import Follower, Item, Pause, Read, Steps
 from streams.locate import locate
-from streams.records import Bar, DeadLetter, Prediction, Record, Signal
+from streams.records import Bar, DeadLetter, Outcome, Prediction, Record, Signal
 from streams.settings import Settings, load_settings
 from streams.tenant import Tenant, find_tenant
 from streams.wanted import Kind, Position, Since, understand
@@ -109,7 +109,7 @@ class Subscriber(Generic[R]):
 
     Args:
         settings: as `load_settings` gives them; left out, they are read.
-        kind: `"signals"`, `"predictions"`, `"bars"` or `"dead"`.
+        kind: `"signals"`, `"predictions"`, `"outcomes"`, `"bars"` or `"dead"`.
         options: see `Options`.
 
     Raises:
@@ -132,6 +132,14 @@ class Subscriber(Generic[R]):
         settings: Settings | None = None,
         *,
         kind: Literal["predictions"],
+        **options: Unpack[Options],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Subscriber[Outcome],
+        settings: Settings | None = None,
+        *,
+        kind: Literal["outcomes"],
         **options: Unpack[Options],
     ) -> None: ...
     @overload
@@ -246,6 +254,14 @@ class AsyncSubscriber(Generic[R]):
         settings: Settings | None = None,
         *,
         kind: Literal["predictions"],
+        **options: Unpack[Options],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: AsyncSubscriber[Outcome],
+        settings: Settings | None = None,
+        *,
+        kind: Literal["outcomes"],
         **options: Unpack[Options],
     ) -> None: ...
     @overload

@@ -1,6 +1,6 @@
 """What a subscriber wants: which output, of which symbols, from where on; and the position that it may keep. Pure.
 
-Signals, predictions and dead letters are one stream per partition, bars one per series.
+Signals, predictions, outcomes and dead letters are one stream per partition, bars one per series.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from typing import Any, Literal, TypedDict
 
 from streams.errors import ConfigurationError
 from streams.ids import MAX_U64, ZERO, StreamID
-from streams.records import Bar, DeadLetter, Prediction, Record, Signal
+from streams.records import Bar, DeadLetter, Outcome, Prediction, Record, Signal
 from streams.series import NS, Series, check_symbol
 from streams.tenant import Tenant
 
-Kind = Literal["signals", "predictions", "bars", "dead"]
+Kind = Literal["signals", "predictions", "outcomes", "bars", "dead"]
 #: What can be followed, and the record that each entry is.
-KINDS: Mapping[Kind, type[Record]] = {"signals": Signal, "predictions": Prediction, "bars": Bar, "dead": DeadLetter}
+KINDS: Mapping[Kind, type[Record]] = {
+    "signals": Signal,
+    "predictions": Prediction,
+    "outcomes": Outcome,
+    "bars": Bar,
+    "dead": DeadLetter,
+}
 
 
 class Position(TypedDict):
@@ -48,7 +54,7 @@ class Wanted:
         tenant: whose streams.
         kind: what to follow.
         symbols: symbols and series (`SPY`, `SPY:1m`); `None` for all. Dead letters are chosen by their raw `symbol`.
-        event_ns: the least event time (signals and predictions: `ts`, bars: `end`; dead letters: the entry's time).
+        event_ns: the least event time (bars: `end`, else `ts`; dead letters: the entry's time).
     """
 
     tenant: Tenant
@@ -78,6 +84,8 @@ class Wanted:
         found = [keys.partition(partition) for partition in sorted(partitions)]
         if self.kind == "dead":
             return [partition.dead for partition in found]
+        if self.kind == "outcomes":
+            return [partition.outcomes for partition in found]
         return [partition.signals if self.kind == "signals" else partition.predictions for partition in found]
 
     def _series(self, name: str) -> list[Series]:
@@ -101,7 +109,7 @@ class Wanted:
         """Whether this record is wanted."""
         if isinstance(record, DeadLetter):
             name, series, at = record.fields.get("symbol", ""), "", entry.ms * 1_000_000
-        elif isinstance(record, Signal | Prediction | Bar):
+        elif isinstance(record, Signal | Prediction | Outcome | Bar):
             name, series = record.series.partition(":")[0], record.series
             at = record.end if isinstance(record, Bar) else record.ts
         else:

@@ -176,6 +176,8 @@ def test_a_scorer_killed_or_paused_in_the_midst_leaves_the_outputs_of_an_undistu
     killed = run_through(setting, "killed", monkeypatch, kills=4)
     assert len(calm["signals"]) > 20
     assert len(calm["predictions"]) == 3 * 170
+    assert len(calm["outcomes"]) > 400, "what the judge and the paper account say is compared as well"
+    assert {row["position"] for row in calm["outcomes"]} > {"0", "1"}
     assert killed == calm
     woken = run_through(setting, "woken", monkeypatch, zombie=True)
     assert woken == calm

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from consumers.bars import BarBuilder
-from consumers.history import parse_bar
 from consumers.outputs import Fields
-from consumers.scorer import Scorer, Spec, releases_in
+from consumers.recovery import refill
+from consumers.scorer import Scorer, releases_in
+from consumers.spec import Spec
 from consumers.state import PartitionState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
 from streams.codec import RawEntry, decode
@@ -57,11 +58,11 @@ class Store:
 
     def scorer(self) -> Scorer:
         """A scorer as a new owner would build it."""
-        spec, window = self.spec, self.spec.features.window
+        spec = self.spec
         empty = PartitionState(BarBuilder([interval.ns for interval in spec.intervals], spec.lateness_ns))
-        state = read_state(self.state, empty, window=window, expected=spec.fingerprint, where="state")
+        state = read_state(self.state, empty, spec=spec, where="state")
         for (slot, interval), series in state.series.items():
             key = self.keys.bars(f"{state.builder.symbols[slot]}:{spec.intervals[interval]}")
-            for fields in self.streams.get(key, [])[-window:]:
-                series.tail.append(*parse_bar(key, b"0-0", as_bytes(fields)))
+            newest = [(b"0-0", as_bytes(fields)) for fields in self.streams.get(key, [])[-spec.tail_bars :]]
+            refill(series, spec, key, newest)
         return Scorer(spec, self.keys, state, self.releases.get(state.release, EMPTY))

@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 
 from consumers.features import load_feature_set
 from consumers.history import BarWindow
+from consumers.naive import NaiveKind
 from consumers.policy import Hysteresis
-from consumers.scorer import Spec
-from consumers.targets import Target
+from consumers.spec import Spec
+from consumers.targets import Target, labels
 from modelstore.loaded import LoadedRelease, SeriesModels
 from streams.codec import RawEntry
 from streams.keys import Keys
-from streams.records import Bar, DeadLetter, Prediction, Signal
+from streams.records import Bar, DeadLetter, Outcome, Prediction, Signal
 from streams.series import Interval, partition_of
 from tests.consumers.committed import Store, as_bytes, raw_entry
 
 S = 1_000_000_000
 NOW_MS = 1_700_000_000_000
 NAMES = ("close_2", "volume_1")
+NAIVE = ((int(NaiveKind.MEAN), np.array([0.001], np.float32)), (int(NaiveKind.NO_CHANGE), np.empty(0, np.float32)))
 HOME = [f"S{n}" for n in range(40) if partition_of(f"S{n}", 4) == 1][:3]
 AWAY = next(f"S{n}" for n in range(40) if partition_of(f"S{n}", 4) != 1)
 KEYS = Keys("t").partition(1)
@@ -48,26 +50,42 @@ class LastMoves:
 class FakeRelease:
     """Scores by a formula instead of by trees: the scorer must not see a difference."""
 
-    def __init__(self, letter: str) -> None:
+    def __init__(self, letter: str, through: int | None = None) -> None:
         self.id = letter * 64
         self._factor = np.float32(ord(letter) - 96)
-        through = np.array([0, 9 * S], np.int64)
+        trained = np.array([0, 9 * S] if through is None else [through] * 2, np.int64)
         bounds = np.stack([np.full(3, -0.01, np.float32)] * 2)
         versions = (letter * 64, letter.upper() * 64)
         self._groups = {
             f"{symbol}:{interval}": SeriesModels(
-                f"{symbol}:{interval}", NAMES, versions, np.arange(2, dtype=np.int32), through, bounds, -bounds
+                f"{symbol}:{interval}",
+                NAMES,
+                versions,
+                np.arange(2, dtype=np.int32),
+                trained,
+                bounds,
+                -bounds,
+                NAIVE,
+                np.array([letter == "b", False]),
             )
             for symbol in HOME[:2]
             for interval in ("1s", "5s")
         }
+        self._rivals = {f"{HOME[0]}:1s"} if letter == "b" else set()
 
     def group(self, series: str) -> SeriesModels | None:
         return self._groups.get(series)
 
+    def challengers(self, series: str) -> SeriesModels | None:
+        return replace(self._groups[series], versions=("c" * 64, "C" * 64)) if series in self._rivals else None
+
     def score(self, rows: NDArray[np.float32], groups: Sequence[SeriesModels]) -> list[NDArray[np.float32]]:
         assert len(rows) == len(groups)
-        return [np.array([row[0] * self._factor, row[2]], np.float32) for row in rows]
+        # A row comes once per group: the challengers' margins are half the champions'.
+        return [
+            np.array([row[0] * self._factor, row[2]], np.float32) / np.float32(2 if group.versions[0][0] == "c" else 1)
+            for row, group in zip(rows, groups, strict=True)
+        ]
 
 
 FAKES = {release: cast(LoadedRelease, FakeRelease(letter)) for release, letter in RELEASES.items()}
@@ -140,6 +158,7 @@ def test_every_output_reads_back_through_its_record_and_ticks_are_tiled(items: l
     found = store()
     found.run(found.scorer(), entries_of(items))
     records: dict[str, Any] = {KEYS.predictions: Prediction, KEYS.signals: Signal, KEYS.dead: DeadLetter}
+    records[KEYS.outcomes] = Outcome
     sources: set[str] = set()
     shortest = 0
     for key, rows in found.streams.items():
@@ -175,17 +194,128 @@ def test_what_was_trained_on_is_marked_and_makes_no_signal() -> None:
     assert found.streams[KEYS.signals]
 
 
+def outcomes_by_hand(found: Store) -> list[tuple[str, int, dict[str, tuple[float, float, float]]]]:
+    """What must have been judged, from bars and predictions alone: (series, bar) -> target -> errors."""
+    bars: dict[str, list[Bar]] = {}
+    predictions: dict[tuple[str, int], Prediction] = {}
+    for key, rows in found.streams.items():
+        for fields in rows:
+            if ":bars:" in key:
+                bar = Bar.from_fields(as_bytes(fields))
+                bars.setdefault(bar.series, []).append(bar)
+            elif key == KEYS.predictions:
+                record = Prediction.from_fields(as_bytes(fields))
+                predictions[record.series, record.bar] = record
+    wanted = []
+    for series, all_bars in bars.items():
+        window = BarWindow(
+            np.array([bar.start for bar in all_bars]),
+            np.array([[bar.open, bar.high, bar.low, bar.close, bar.volume] for bar in all_bars]),
+        )
+        for bar in all_bars:
+            judged = {}
+            for name, target in SPEC.targets.items():
+                said = predictions.get((series, bar.bar - target.horizon))
+                if said is None or said.in_sample[NAMES.index(name)]:
+                    continue
+                came = labels(target, window)[bar.bar - target.horizon]
+                value = said.values[NAMES.index(name)]
+                if value is not None and np.isfinite(came):
+                    naive = float(np.float32(0.001)) if name == "close_2" else 0.0
+                    judged[name] = (float(came), value - came, naive - came)
+            if judged:
+                wanted.append((series, bar.bar, judged))
+    return sorted(wanted, key=lambda item: item[:2])
+
+
+def outcomes_of(found: Store) -> list[Outcome]:
+    return [Outcome.from_fields(as_bytes(row)) for row in found.streams.get(KEYS.outcomes, [])]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(ticks, ticks, ticks, controls), min_size=30, max_size=120), st.integers(1, 60))
+def test_every_forecast_out_of_sample_is_judged_once_when_its_horizon_has_passed(
+    items: list[dict[str, Any]], cut: int
+) -> None:
+    found = store()
+    entries = entries_of([{"kind": "release", "release": "b" * 64}, *items])
+    for piece in (entries[:cut], entries[cut:]):
+        if piece:
+            found.run(found.scorer(), piece)
+    came = {
+        (record.series, record.bar): {
+            name: (record.actuals[at], record.errors[at], record.naive_errors[at])
+            for at, name in enumerate(record.targets)
+        }
+        for record in outcomes_of(found)
+        if record.targets
+    }
+    wanted = outcomes_by_hand(found)
+    assert sorted(came) == [item[:2] for item in wanted]
+    for series, bar, judged in wanted:
+        assert came[series, bar].keys() == judged.keys()
+        for name, errors in judged.items():
+            assert came[series, bar][name] == pytest.approx(errors, rel=1e-5, abs=1e-9)
+
+
+def test_challengers_are_scored_and_judged_beside_the_champions() -> None:
+    found = store()
+    items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 101, 103, 102, 104, 105, 107, 106])]
+    found.run(found.scorer(), entries_of(items))
+    judged = [record for record in outcomes_of(found) if record.series.endswith(":1s") and "close_2" in record.targets]
+    assert judged
+    for record in judged:
+        at = record.targets.index("close_2")
+        actual, error, other = record.actuals[at], record.errors[at], record.challenger_errors[at]
+        assert actual is not None and error is not None and other is not None  # noqa: PT018
+        assert other + actual - 0.001 == pytest.approx((error + actual - 0.001) / 2, rel=1e-4)
+        assert record.releases == ("b" * 64,)
+
+
+def test_the_paper_account_follows_the_signals() -> None:
+    found = store()
+    items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 100, 102, 103, 104, 90, 80, 80, 80])]
+    found.run(found.scorer(), entries_of(items))
+    signals = [Signal.from_fields(as_bytes(row)) for row in found.streams[KEYS.signals]]
+    signals = [signal for signal in signals if signal.series.endswith(":1s")]
+    assert [signal.position for signal in signals] == [1, -1]
+    records = {record.bar: record for record in outcomes_of(found) if record.series.endswith(":1s")}
+    bought, turned = (signal.bar for signal in signals)
+    assert bought not in records or records[bought].position == 0
+    assert records[bought + 1].position == 1
+    assert records[bought + 1].profit == pytest.approx(-signals[0].cost), "filled at the next open, which is its close"
+    assert records[turned + 1].position == -1
+    assert sum(record.profit for record in records.values()) < sum(
+        record.market * position
+        for record, position in zip(
+            records.values(), [0, *(record.position for record in records.values())], strict=False
+        )
+    )
+
+
+def test_a_store_full_of_newer_models_gives_predictions_in_sample_and_nothing_else() -> None:
+    found = store()
+    newer = cast(LoadedRelease, FakeRelease("b", through=10**6 * S))
+    found.releases = {"b" * 64: newer}
+    items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 101, 103, 106, 110, 115, 121, 128])]
+    found.run(found.scorer(), entries_of(items))
+    assert all(all(Prediction.from_fields(as_bytes(row)).in_sample) for row in found.streams[KEYS.predictions])
+    assert found.counts["predictions"] > 3
+    assert KEYS.signals not in found.streams
+    assert KEYS.outcomes not in found.streams
+
+
 def test_a_signal_says_what_it_was_made_of() -> None:
     found = store()
     items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 100, 102, 102, 102])]
     found.run(found.scorer(), entries_of(items))
     [signal] = [Signal.from_fields(as_bytes(row)) for row in found.streams[KEYS.signals]]
     assert (signal.side, signal.position, signal.bar, signal.ts) == ("buy", 1, 2, 3 * S)
-    assert signal.expected_return == pytest.approx(2 * np.log(1.02), rel=1e-6)
+    assert signal.expected_return == pytest.approx(0.001 + 2 * np.log(1.02), rel=1e-6)
     assert (signal.price, signal.horizon, signal.valid_until) == (102.0, 2, 5 * S)
     assert (signal.version, signal.release, signal.model_age) == ("b" * 12, "b" * 64, 3 * S)
     assert not signal.in_range, "a move of 2 % lies outside the training range of 1 %"
-    assert not signal.proven
+    assert signal.proven
 
 
 def test_dead_letters_name_the_right_key_and_keep_the_raw_fields() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import redis
 
-from modelstore.manifest import Manifest, Serving
+from modelstore.manifest import Manifest, NaiveKind, Serving
 from modelstore.version import NewVersion
 
 FEATURES = 4
@@ -59,7 +59,7 @@ def made_up_many(names: Sequence[str], seed: int = 0) -> list[NewVersion]:
 
 
 def fitted(name: str, seed: int = 0, features: int = FEATURES) -> NewVersion:
-    """A version of a real booster; another seed makes another version."""
+    """A version of a real booster and a mean as its naive forecast; another seed makes another version."""
     import xgboost
 
     from modelstore.compiler import compile_booster
@@ -71,7 +71,14 @@ def fitted(name: str, seed: int = 0, features: int = FEATURES) -> NewVersion:
     )
     return NewVersion(
         manifest(name, seed),
-        Serving(seed, FEATURE_SET, rows.min(axis=0), rows.max(axis=0)),
+        Serving(
+            seed,
+            FEATURE_SET,
+            rows.min(axis=0),
+            rows.max(axis=0),
+            NaiveKind.MEAN,
+            np.array([0.25 + seed], np.float32),
+        ),
         compile_booster(booster),
         bytes(booster.save_raw("ubj")),
     )

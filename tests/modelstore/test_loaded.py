@@ -110,6 +110,33 @@ def test_only_champions_of_the_pipelines_targets_are_loaded(store: ModelStore, r
     assert release.series == ("XLE:1m",)
 
 
+def test_challengers_are_loaded_beside_champions_and_proven_ones_are_marked(
+    store: ModelStore, releases: Releases
+) -> None:
+    versions = {name: fitted(name, seed) for seed, name in enumerate(NAMES)}
+    put(store, releases, list(versions.values()))
+    rivals = {name: fitted(name, 10 + seed) for seed, name in enumerate(NAMES[1:3])}
+    store.put_many(list(rivals.values()))
+    proven, stale, alone = "SPY:1m/close_5", "SPY:1m/close_10", fitted("QQQ:1m/close_5", 30)
+    store.put_many([alone])
+    delta = {(name, "challenger"): version.digest for name, version in rivals.items()}
+    delta |= {(NAMES[0], "challenger"): versions[NAMES[0]].digest, ("QQQ:1m/close_5", "challenger"): alone.digest}
+    delta |= {(proven, "proven"): versions[proven].digest, (stale, "proven"): rivals[stale].digest}
+    release = load(store, releases, releases.promote(delta, who="t", why="").id)
+    group, challengers = release.group("SPY:1m"), release.challengers("SPY:1m")
+    assert group is not None
+    assert challengers is not None
+    assert (group.targets, group.proven.tolist()) == (("close_5", "close_10"), [True, False])
+    assert challengers.versions == tuple(rivals[f"SPY:1m/{target}"].digest for target in challengers.targets)
+    assert release.models == len(NAMES)
+    assert release.challengers("XLE:1m") is None, "the champion is not its own challenger"
+    assert release.challengers("QQQ:1m") is None, "without a champion there is nobody to challenge"
+    found = release.score(ROWS[[0, 0]], [group, challengers])
+    for scored, models in zip(found, (versions, rivals), strict=True):
+        expected = [margins(models[f"SPY:1m/{target}"], ROWS[:1])[0] for target in group.targets]
+        assert [float(score) for score in scored] == expected
+
+
 def test_the_next_release_reads_only_what_the_last_one_lacks(
     store: ModelStore, releases: Releases, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import redis
 
 from streams.errors import BadName, ConfigurationError, Red10Error, RedisUnavailable
 from streams.keys import Keys
-from streams.records import Bar, DeadLetter, Prediction, Record, Signal
+from streams.records import Bar, DeadLetter, Outcome, Prediction, Record, Signal
 from streams.settings import load_settings
 from streams.subscribe import AsyncSubscriber, Subscriber
 from streams.tenant import open_tenant
@@ -193,11 +193,29 @@ def test_every_kind_is_its_record(server: Server, client: redis.Redis, tenant: K
         release="ab" * 32,
         src="0:1-0:0:0",
     )
+    outcome = Outcome(
+        series="SPY:1m",
+        bar=8,
+        ts=T0,
+        targets=("close_5",),
+        actuals=(0.5,),
+        errors=(-0.5,),
+        naive_errors=(-0.5,),
+        challenger_errors=(None,),
+        hits=(None,),
+        releases=("ab" * 32,),
+        made_by=(0,),
+        position=0,
+        profit=0.0,
+        market=0.5,
+        src="0:1-0:0:1",
+    )
     dead = DeadLetter(reason="malformed", detail="x", src="0:1-0:0:0", fields={"symbol": "SPY", "price": "x"})
     put(client, tenant.partition(1).predictions, prediction)
+    put(client, tenant.partition(1).outcomes, outcome)
     put(client, tenant.partition(2).dead, dead, dead.model_copy(update={"fields": {}}))
     put(client, tenant.partition(1).bars("SPY:1m"), bar(3))
-    for kind, record in (("predictions", prediction), ("dead", dead), ("bars", bar(3))):
+    for kind, record in (("predictions", prediction), ("outcomes", outcome), ("dead", dead), ("bars", bar(3))):
         for symbols in (None, "SPY"):
             with Subscriber(url=server.url, kind=cast(Any, kind), symbols=symbols, since="start", follow=False) as s:
                 assert next(iter(s)) == record

@@ -1,0 +1,198 @@
+"""Naive forecasts: what a model starts from, and what it is measured against. Pure.
+
+A model is fitted on `label - naive forecast` with a base score of 0, so a forest without trees is exactly the naive
+forecast; what is forecast is the naive forecast plus the forest's margin. The kinds, in unit-free labels of bar t:
+
+    NO_CHANGE     0: the price stays at the close, as much volume as lately
+    PERSISTENCE   the column stays as it is: prices log(x[t] / close[t]), volume log(volume[t] / mean) as in
+                  `consumers.targets`, the mean over the last 20 bars. For the close that is NO_CHANGE
+    MEAN          the mean label of the rows trained on: for prices, their drift
+    TIME_OF_DAY   volume of bars below a day: the mean label of the rows trained on whose bar starts in the same five
+                  minutes of the UTC day; the mean of all for slots without such rows
+
+All of them look at the bars t-19 … t and at nothing later. `Naive.history` and `forecasts` have equal bits: both take
+sums in one order and logarithms one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumers.history import CLOSE, VOLUME, BarWindow
+from consumers.targets import LEAST_RATIO, VOLUME_BARS, Target
+from modelstore.manifest import DAY_SLOTS, NaiveKind, check_naive
+from streams.series import NS
+from streams.settings import COLUMNS
+
+__all__ = ["Naive", "NaiveKind", "choose", "forecasts", "offered"]
+
+DAY_NS = 86_400 * NS
+SLOT_NS = DAY_NS // DAY_SLOTS
+
+
+def _no_table() -> NDArray[np.float32]:
+    return np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Naive:
+    """One naive forecast with its constants.
+
+    Attributes:
+        kind: see the module.
+        table: float32 (k,), labels: empty, one number (`MEAN`), or one per slot of the day (`TIME_OF_DAY`).
+
+    Raises:
+        BadModel: the table is none of this kind.
+    """
+
+    kind: NaiveKind = NaiveKind.NO_CHANGE
+    table: NDArray[np.float32] = field(default_factory=_no_table)
+
+    def __post_init__(self) -> None:
+        check_naive(self.kind, self.table)
+
+    @classmethod
+    def fitted(cls, kind: NaiveKind, label: NDArray[np.float64], start: NDArray[np.int64]) -> Naive:
+        """Take the constants from training rows.
+
+        Args:
+            label: float64 (n,), known labels of at least one row.
+            start: int64 (n,), start of each row's bar, epoch ns.
+        """
+        if kind in (NaiveKind.NO_CHANGE, NaiveKind.PERSISTENCE):
+            return cls(kind)
+        mean = label.mean()
+        if kind is NaiveKind.MEAN:
+            return cls(kind, np.array([mean], np.float32))
+        slots = _slots(start)
+        counts = np.bincount(slots, minlength=DAY_SLOTS)
+        sums = np.bincount(slots, label, minlength=DAY_SLOTS)
+        return cls(kind, np.where(counts > 0, sums / np.maximum(counts, 1), mean).astype(np.float32))
+
+    def history(self, target: Target, bars: BarWindow) -> NDArray[np.float64]:
+        """Forecast labels at every bar.
+
+        Returns:
+            float64 (n,): NaN where undefined: persistence of volume with fewer than 20 bars, or whose mean is zero.
+        """
+        if self.kind is NaiveKind.PERSISTENCE:
+            return _persistence(target.column, bars)
+        return self._constants(bars.start)
+
+    def _constants(self, start: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self.kind is NaiveKind.TIME_OF_DAY:
+            return self.table[_slots(start)].astype(np.float64)
+        return np.full(len(start), self.table[0] if self.kind is NaiveKind.MEAN else 0.0, np.float64)
+
+
+def forecasts(targets: Sequence[Target], naives: Sequence[Naive], bars: BarWindow) -> NDArray[np.float64]:
+    """Forecast labels at the newest bar, one per target: the last of `Naive.history`, bit for bit.
+
+    Args:
+        bars: at least one bar; persistence of volume needs the last 20.
+
+    Returns:
+        float64 (T,): NaN as in `Naive.history`.
+    """
+    found = np.zeros(len(targets))
+    newest = bars.last(1)
+    slot = int(_slots(newest.start)[0])
+    stays: dict[str, float] = {}
+    for index, (target, naive) in enumerate(zip(targets, naives, strict=True)):
+        if naive.kind is NaiveKind.MEAN:
+            found[index] = naive.table[0]
+        elif naive.kind is NaiveKind.TIME_OF_DAY:
+            found[index] = naive.table[slot]
+        elif naive.kind is NaiveKind.PERSISTENCE:
+            column = target.column
+            if column not in stays:
+                stays[column] = _persistence(column, bars.last(VOLUME_BARS) if column == "volume" else newest)[-1]
+            found[index] = stays[column]
+    return found
+
+
+def offered(column: str, interval_ns: int) -> tuple[NaiveKind, ...]:
+    """The kinds that are tried for a column, in the order in which ties are broken.
+
+    Args:
+        interval_ns: length of a bar.
+    """
+    kinds = [NaiveKind.NO_CHANGE]
+    if column != "close":
+        kinds.append(NaiveKind.PERSISTENCE)
+    kinds.append(NaiveKind.MEAN)
+    if column == "volume" and interval_ns < DAY_NS:
+        kinds.append(NaiveKind.TIME_OF_DAY)
+    return tuple(kinds)
+
+
+def choose(
+    kinds: Sequence[NaiveKind],
+    label: NDArray[np.float64],
+    start: NDArray[np.int64],
+    persistence: NDArray[np.float64],
+    folds: Sequence[tuple[slice, slice]],
+) -> NaiveKind:
+    """The kind with the least squared error over the test parts of all folds, its constants from each training part.
+
+    Args:
+        kinds: as `offered` gives them; the earlier one wins a tie. The first is taken if there are no folds.
+        label: float64 (n,), known labels.
+        start: int64 (n,), starts of the rows' bars, epoch ns.
+        persistence: float64 (n,), what `PERSISTENCE` forecasts at the rows.
+        folds: rows of (training part, test part).
+    """
+    losses: Mapping[NaiveKind, float] = {
+        kind: sum(_loss(kind, label, start, persistence, train, test) for train, test in folds) for kind in kinds
+    }
+    return min(losses, key=losses.__getitem__)
+
+
+def _loss(
+    kind: NaiveKind,
+    label: NDArray[np.float64],
+    start: NDArray[np.int64],
+    persistence: NDArray[np.float64],
+    train: slice,
+    test: slice,
+) -> float:
+    if kind is NaiveKind.PERSISTENCE:
+        forecast = persistence[test]
+    else:
+        forecast = Naive.fitted(kind, label[train], start[train])._constants(start[test])
+    loss = float(np.sum((label[test] - forecast) ** 2))
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _slots(start: NDArray[np.int64]) -> NDArray[np.int64]:
+    return start % DAY_NS // SLOT_NS
+
+
+def _persistence(column: str, bars: BarWindow) -> NDArray[np.float64]:
+    values = bars.values[:, COLUMNS.index(column)]
+    if column != "volume":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _logs(values / bars.values[:, CLOSE])
+    ratio = np.full(len(bars), np.nan)
+    known = len(bars) - VOLUME_BARS + 1
+    if known > 0:
+        # Not a mean over windows: how numpy adds those up depends on how many there are.
+        total = np.zeros(known)
+        for first in range(VOLUME_BARS):
+            total += values[first : first + known]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio[VOLUME_BARS - 1 :] = np.maximum(
+                bars.values[VOLUME_BARS - 1 :, VOLUME] / (total / VOLUME_BARS), LEAST_RATIO
+            )
+    return _logs(ratio)
+
+
+def _logs(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms, NaN where there is none. One by one: numpy's may round otherwise in vectors of another length."""
+    return np.array([math.log(ratio) if 0 < ratio < math.inf else math.nan for ratio in ratios.tolist()], np.float64)
