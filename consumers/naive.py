@@ -17,7 +17,7 @@ sums in one order and logarithms one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,10 +29,11 @@ from modelstore.manifest import DAY_SLOTS, NaiveKind, check_naive
 from streams.series import NS
 from streams.settings import COLUMNS
 
-__all__ = ["Naive", "NaiveKind", "choose", "forecasts", "offered"]
+__all__ = ["Naive", "NaiveKind", "NaiveRows", "forecasts", "offered"]
 
 DAY_NS = 86_400 * NS
 SLOT_NS = DAY_NS // DAY_SLOTS
+ALL_ROWS = slice(None)
 
 
 def _no_table() -> NDArray[np.float32]:
@@ -83,9 +84,10 @@ class Naive:
         """
         if self.kind is NaiveKind.PERSISTENCE:
             return _persistence(target.column, bars)
-        return self._constants(bars.start)
+        return self.constants(bars.start)
 
-    def _constants(self, start: NDArray[np.int64]) -> NDArray[np.float64]:
+    def constants(self, start: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Forecast labels of a kind that looks at no prices or volumes, by the starts of the bars; float64 (n,)."""
         if self.kind is NaiveKind.TIME_OF_DAY:
             return self.table[_slots(start)].astype(np.float64)
         return np.full(len(start), self.table[0] if self.kind is NaiveKind.MEAN else 0.0, np.float64)
@@ -132,42 +134,55 @@ def offered(column: str, interval_ns: int) -> tuple[NaiveKind, ...]:
     return tuple(kinds)
 
 
-def choose(
-    kinds: Sequence[NaiveKind],
-    label: NDArray[np.float64],
-    start: NDArray[np.int64],
-    persistence: NDArray[np.float64],
-    folds: Sequence[tuple[slice, slice]],
-) -> NaiveKind:
-    """The kind with the least squared error over the test parts of all folds, its constants from each training part.
+@dataclass(frozen=True, slots=True, eq=False)
+class NaiveRows:
+    """What naive forecasts are fitted on and forecast for: training rows of one target.
 
-    Args:
-        kinds: as `offered` gives them; the earlier one wins a tie. The first is taken if there are no folds.
+    Attributes:
         label: float64 (n,), known labels.
-        start: int64 (n,), starts of the rows' bars, epoch ns.
+        start: int64 (n,), start of each row's bar, epoch ns.
         persistence: float64 (n,), what `PERSISTENCE` forecasts at the rows.
-        folds: rows of (training part, test part).
     """
-    losses: Mapping[NaiveKind, float] = {
-        kind: sum(_loss(kind, label, start, persistence, train, test) for train, test in folds) for kind in kinds
-    }
-    return min(losses, key=losses.__getitem__)
 
+    label: NDArray[np.float64]
+    start: NDArray[np.int64]
+    persistence: NDArray[np.float64]
 
-def _loss(
-    kind: NaiveKind,
-    label: NDArray[np.float64],
-    start: NDArray[np.int64],
-    persistence: NDArray[np.float64],
-    train: slice,
-    test: slice,
-) -> float:
-    if kind is NaiveKind.PERSISTENCE:
-        forecast = persistence[test]
-    else:
-        forecast = Naive.fitted(kind, label[train], start[train])._constants(start[test])
-    loss = float(np.sum((label[test] - forecast) ** 2))
-    return loss if math.isfinite(loss) else math.inf
+    @classmethod
+    def of(cls, target: Target, bars: BarWindow, rows: NDArray[np.int64], label: NDArray[np.float64]) -> NaiveRows:
+        """The rows of a target.
+
+        Args:
+            rows: int64 (n,), index of each row's bar.
+            label: float64 (n,), the rows' labels.
+        """
+        return cls(label, bars.start[rows], _persistence(target.column, bars)[rows])
+
+    def fit(self, kind: NaiveKind, train: slice = ALL_ROWS) -> Naive:
+        """A naive forecast with the constants of some rows."""
+        return Naive.fitted(kind, self.label[train], self.start[train])
+
+    def residuals(self, naive: Naive, part: slice = ALL_ROWS) -> NDArray[np.float64]:
+        """Labels less the naive forecast at some rows, float64: what trees are fitted on."""
+        if naive.kind is NaiveKind.PERSISTENCE:
+            return self.label[part] - self.persistence[part]
+        return self.label[part] - naive.constants(self.start[part])
+
+    def choose(self, kinds: Sequence[NaiveKind], folds: Sequence[tuple[slice, slice]]) -> NaiveKind:
+        """The kind with the least squared error over all test parts, its constants from each training part.
+
+        Args:
+            kinds: as `offered` gives them; the earlier one wins a tie. The first is taken if there are no folds.
+                Persistence is passed over where it is undefined at any row.
+            folds: rows of (training part, test part).
+        """
+
+        def loss(kind: NaiveKind) -> float:
+            errors = [self.residuals(self.fit(kind, train), test) for train, test in folds]
+            return sum(float(np.sum(np.square(error))) for error in errors)
+
+        undefined = not np.isfinite(self.persistence).all()
+        return min((kind for kind in kinds if not (undefined and kind is NaiveKind.PERSISTENCE)), key=loss)
 
 
 def _slots(start: NDArray[np.int64]) -> NDArray[np.int64]:

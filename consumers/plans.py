@@ -21,6 +21,7 @@ class Plan:
     series: Series
     targets: tuple[str, ...]
     as_of: int | None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def decide(request: TrainingRequest, pipeline: Pipeline) -> Plan | Refusal:
             f"{', '.join(pipeline.intervals)}"
         )
     if request.targets is None:
-        return Plan(series, pipeline.targets, request.as_of)
+        return Plan(series, pipeline.targets, request.as_of, request.since)
     if not request.targets:
         return Refusal(f"{series}: no target is named; leave `targets` out to train all")
     unknown = [target for target in request.targets if target not in pipeline.targets]
@@ -49,15 +50,23 @@ def decide(request: TrainingRequest, pipeline: Pipeline) -> Plan | Refusal:
             f"{', '.join(pipeline.columns)} over {', '.join(map(str, pipeline.horizons))} bars, such as "
             f"{pipeline.targets[0]}"
         )
-    return Plan(series, tuple(dict.fromkeys(request.targets)), request.as_of)
+    return Plan(series, tuple(dict.fromkeys(request.targets)), request.as_of, request.since)
 
 
 def check_bars(plan: Plan, found: int, needed: int) -> Refusal | None:
-    """Judge whether there is enough history."""
+    """Judge whether there is enough history.
+
+    Args:
+        found: bars that there are; with `since` those that end after it.
+        needed: as many as that.
+    """
     if found >= needed:
         return None
+    after = "" if plan.since is None else f" after {_utc(plan.since)}"
     until = "" if plan.as_of is None else f" up to {_utc(plan.as_of)}"
-    return Refusal(f"{plan.series} needs {needed} bars, found {found}{until}: train it again when there are more")
+    return Refusal(
+        f"{plan.series} needs {needed} bars, found {found}{after}{until}: train it again when there are more"
+    )
 
 
 def _utc(ns: int) -> str:

@@ -25,12 +25,14 @@ import redis
 import zstandard
 from numpy.typing import NDArray
 
+from consumers.acts import WORDS
 from modelstore.forest_format import Transform
-from modelstore.manifest import Manifest
+from modelstore.manifest import Manifest, NaiveKind
 from modelstore.release import CHAIN
 from modelstore.releases import HISTORY, MAX_WHO, MAX_WHY, Releases
 from modelstore.store import ModelStore
 from modelstore.trees import encode_forest
+from modelstore.verdicts import KEPT, MAX_REASON, Note
 from streams import records
 from streams.codec import Clock, ReleaseSwitch, decode
 from streams.keys import STORE, TENANTS, Keys, PartitionKeys
@@ -133,7 +135,7 @@ def test_every_key_is_documented_and_none_is_invented() -> None:
     tenant = Keys("T")
     partition = PartitionKeys("T", cast(int, "p"))
     known = properties(tenant) | properties(partition) | {TENANTS, STORE, partition.bars("SERIES")}
-    known |= {tenant.version("DIGEST"), tenant.model("NAME"), tenant.release("ID")}
+    known |= {tenant.version("DIGEST"), tenant.model("NAME"), tenant.release("ID"), tenant.verdicts("NAME")}
     documented = [code(cells(line)[0]) for line in PAGE.splitlines() if line.startswith("| `red10:")]
     assert len(documented) == len(set(documented))
     assert set(documented) == known
@@ -323,10 +325,17 @@ def test_a_version_is_stored_as_the_page_says(client: redis.Redis) -> None:
     assert set(manifest) == documented("json", "manifest") == set(Manifest.model_fields)
 
     block = unpack("serving", fields["serving"])
-    assert [block[at] for at in ("0", "4", "6", "8")] == [(b"R10S",), (1,), (4,), (version.serving.trained_through,)]
+    assert [block[at] for at in ("0", "4", "6", "8")] == [(b"R10S",), (2,), (4,), (version.serving.trained_through,)]
     assert block["16"] == (version.serving.features,)
-    assert block["24"] == tuple(version.serving.low)
-    assert block["24 + 4 F"] == tuple(version.serving.high)
+    assert [block[at] for at in ("24", "25", "26")] == [(NaiveKind.MEAN,), (0,), (1,)]
+    assert block["28"] == tuple(version.serving.naive_table)
+    assert block["28 + 4 K"] == tuple(version.serving.low)
+    assert block["28 + 4 K + 4 F"] == tuple(version.serving.high)
+
+
+def test_the_naive_forecasts_are_named_by_their_codes() -> None:
+    (meaning,) = (row[2] for row in model_table("binary", "serving") if row[0] == "24")
+    assert re.findall(r"(\d) (\w+)", meaning) == [(str(kind.value), kind.name.lower()) for kind in NaiveKind]
 
 
 def test_releases_are_stored_as_the_page_says(client: redis.Redis) -> None:
@@ -344,7 +353,8 @@ def test_releases_are_stored_as_the_page_says(client: redis.Redis) -> None:
         told = events.get_message(timeout=5)
     assert told is not None
     assert told["data"] == f"1 {first.id}".encode()
-    second = releases.promote({(names[0], "champion"): None}, who="me", why="y")
+    note = Note(names[0], 17, "dropped", versions[0].digest, None, "y")
+    second = releases.promote({(names[0], "champion"): None}, who="me", why="y", notes=[note])
 
     def stored(release: str) -> dict[str, bytes]:
         found = text_of(cast(Any, client.hgetall(keys.release(release))))
@@ -365,6 +375,14 @@ def test_releases_are_stored_as_the_page_says(client: redis.Redis) -> None:
     assert (pointer["id"], pointer["number"], pointer["parent"]) == (second.id.encode(), b"2", first.id.encode())
     [(_, entry), _] = cast(Any, client.xrevrange(keys.releases))
     assert set(text_of(entry)) == documented("hash", "switch")
+    [(_, verdict)] = cast(Any, client.xrange(keys.verdicts(names[0])))
+    assert set(text_of(verdict)) == documented("hash", "verdict")
+    assert (verdict[b"at"], verdict[b"over"], verdict[b"release"]) == (b"17", b"", second.id.encode())
+
+
+def test_every_verdict_is_documented() -> None:
+    rows = PAGE[PAGE.index("| verdict | what happened |") :].split("\n\n")[0].splitlines()[2:]
+    assert {code(cells(row)[0]) for row in rows} == {"first", "challenger", *WORDS.values()}
 
 
 def test_the_bounds_of_releases_are_those_of_the_page() -> None:
@@ -372,3 +390,5 @@ def test_the_bounds_of_releases_are_those_of_the_page() -> None:
     assert f"the last {HISTORY:,} switches" in PAGE
     assert f"at most {MAX_WHO} characters" in PAGE
     assert f"at most {MAX_WHY} characters" in PAGE
+    assert f"the last {KEPT} entries" in PAGE
+    assert f"at most {MAX_REASON} characters" in PAGE

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.history import CLOSE, VOLUME, BarWindow
-from consumers.naive import Naive, NaiveKind, choose, forecasts, offered
+from consumers.naive import Naive, NaiveKind, NaiveRows, forecasts, offered
 from consumers.targets import LEAST_RATIO, Target, labels
 from modelstore.errors import BadModel
 from modelstore.manifest import DAY_SLOTS
@@ -118,7 +118,7 @@ def test_the_kind_chosen_is_the_one_that_the_data_were_made_by(best: NaiveKind) 
     noise = rng.normal(0, 0.5, count)
     noise[1::2] = -noise[::2]  # its mean is zero in every part, so that the mean has nothing to find by luck
     label = truth + noise
-    assert choose(KINDS, label, start, persistence, folds_of(count)) == best
+    assert NaiveRows(label, start, persistence).choose(KINDS, folds_of(count)) == best
 
 
 def test_constants_come_from_the_training_part_alone() -> None:
@@ -126,17 +126,17 @@ def test_constants_come_from_the_training_part_alone() -> None:
     label = np.r_[np.full(45, 1.0), np.full(5, 0.0), np.full(50, -1.0)]
     start = np.arange(100, dtype=np.int64) * DAY_NS
     kinds = offered("close", DAY_NS)
-    assert choose(kinds, label, start, np.zeros(100), [(slice(0, 45), slice(50, 100))]) == NaiveKind.NO_CHANGE
+    assert NaiveRows(label, start, np.zeros(100)).choose(kinds, [(slice(0, 45), slice(50, 100))]) == NaiveKind.NO_CHANGE
 
 
 def test_a_tie_no_folds_and_an_undefined_persistence_fall_to_the_simpler_kind() -> None:
     start = np.arange(100, dtype=np.int64) * DAY_NS
     kinds = offered("high", DAY_NS)
-    assert choose(kinds, np.zeros(100), start, np.zeros(100), folds_of(100)) == NaiveKind.NO_CHANGE
-    assert choose(kinds, np.ones(100), start, np.ones(100), []) == NaiveKind.NO_CHANGE
+    assert NaiveRows(np.zeros(100), start, np.zeros(100)).choose(kinds, folds_of(100)) == NaiveKind.NO_CHANGE
+    assert NaiveRows(np.ones(100), start, np.ones(100)).choose(kinds, []) == NaiveKind.NO_CHANGE
     persistence = np.ones(100)
     persistence[70] = np.nan
-    assert choose(kinds, np.ones(100), start, persistence, folds_of(100)) == NaiveKind.MEAN
+    assert NaiveRows(np.ones(100), start, persistence).choose(kinds, folds_of(100)) == NaiveKind.MEAN
 
 
 def test_a_table_that_does_not_fit_its_kind_is_refused() -> None:

@@ -15,9 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis.exceptions import ResponseError
 
 from modelstore.errors import BadModel, NotFound, ReleaseConflict
-from modelstore.release import CHAIN, Release, apply, assemble, decode, difference, encode, release_id
+from modelstore.release import CHAIN, Aliases, Release, apply, assemble, decode, difference, encode, release_id
 from modelstore.releases import ReleaseInfo, Releases
 from modelstore.store import ModelStore
+from modelstore.verdicts import KEPT, MAX_REASON, Note, Verdicts
 from streams.clients import error_code
 from streams.errors import BadName
 from streams.keys import Keys
@@ -437,3 +438,70 @@ def test_switching_follows_a_simple_model(server: Server) -> None:
             self.client.close()
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None))
+
+
+# Verdicts
+
+
+def note(version: str, verdict: str = "promoted", at: int = 7, reason: str = "because") -> Note:
+    return Note(NAMES[0], at, verdict, version, None, reason)
+
+
+def test_a_change_can_be_worked_out_from_what_is_in_force_at_each_try(
+    releases: Releases,
+) -> None:
+    releases.promote(champions(0), who="t", why="")
+    seen: list[str] = []
+
+    def delta(aliases: Aliases) -> dict[tuple[str, str], str | None]:
+        seen.append(aliases[NAMES[0], "champion"])
+        if len(seen) == 1:
+            # Somebody else is faster.
+            fresh(releases).promote(champions(1), who="u", why="")
+        return {(NAMES[0], "challenger"): aliases[NAMES[0], "champion"]}
+
+    info = releases.promote(delta, who="t", why="")
+    assert seen == [DIGESTS[NAMES[0], 0], DIGESTS[NAMES[0], 1]]
+    assert set(fresh(releases).get(info.id).aliases.values()) == {DIGESTS[NAMES[0], 1]}
+
+
+def test_verdicts_are_written_with_the_switch_that_they_explain_and_never_without(
+    client: redis.Redis, releases: Releases, keys: Keys
+) -> None:
+    digest = DIGESTS[NAMES[0], 0]
+    verdicts = Verdicts(client, keys)
+    notes = [note(digest), Note(NAMES[1], 8, "first", DIGESTS[NAMES[1], 0], digest, "x" * 1000)]
+    info = releases.promote(champions(0, 0), who="t", why="", notes=notes)
+    releases.promote(champions(0, 0), who="t", why="nothing changes", notes=[note(digest, at=9)])
+    (found,) = verdicts.of(NAMES[0])
+    assert (found.note, found.release) == (notes[0], info.id)
+    (other,) = verdicts.of(NAMES[1])
+    assert (other.note.over, other.note.reason) == (digest, "x" * MAX_REASON)
+    before = contents(client)
+    with pytest.raises(NotFound):
+        releases.promote({(NAMES[0], "champion"): "f" * 64}, who="t", why="", notes=[note("f" * 64)])
+    client.set(keys.verdicts(NAMES[2]), "of the wrong type")
+    wrong = Note(NAMES[2], 1, "first", digest, None, "")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        releases.promote(champions(1), who="t", why="", notes=[wrong])
+    client.delete(keys.verdicts(NAMES[2]))
+    assert contents(client) == before
+
+
+def test_a_verdict_without_a_switch_is_on_record_once(client: redis.Redis, releases: Releases, keys: Keys) -> None:
+    info = releases.promote(champions(0), who="t", why="", notes=[note("a" * 64)])
+    verdicts = Verdicts(client, keys)
+    verdicts.note([])
+    for _ in range(2):
+        verdicts.note([note("a" * 64), note("a" * 64, "drift"), note("a" * 64, "drift", at=8), note("b" * 64, "drift")])
+    found = [(noted.note.verdict, noted.note.at, noted.note.version[0]) for noted in verdicts.of(NAMES[0])]
+    assert found[::-1] == [("promoted", 7, "a"), ("drift", 7, "a"), ("drift", 8, "a"), ("drift", 7, "b")]
+    assert {noted.release for noted in verdicts.of(NAMES[0])} == {info.id}
+
+
+def test_only_about_so_many_verdicts_of_a_model_are_kept(client: redis.Redis, keys: Keys) -> None:
+    verdicts = Verdicts(client, keys)
+    for at in range(0, 5 * KEPT, 10):
+        verdicts.note([note("a" * 64, "drift", at=at + more) for more in range(10)])
+    assert KEPT <= client.xlen(keys.verdicts(NAMES[0])) <= 2 * KEPT
+    assert verdicts.of(NAMES[0], 1)[0].note.at == 5 * KEPT - 1
