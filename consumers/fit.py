@@ -183,7 +183,7 @@ def _fit_group(
     sets = [NaiveRows.of(target, request.bars, rows.bars, label) for target, label in targets]
     interval_ns = int(request.ends[0] - request.bars.start[0])
     kinds = [
-        found.choose(offered(target.column, interval_ns), folds)
+        found.choose(offered(target.column, interval_ns), folds, target.horizon)
         for (target, _), found in zip(targets, sets, strict=True)
     ]
 

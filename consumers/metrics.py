@@ -73,7 +73,7 @@ class _Plain(Collector):
 
 
 class Metrics:
-    """The metrics of one process, scorer or trainer.
+    """The metrics of one process: scorer, trainer or monitor.
 
     `stream` is always a full key, such as `red10:{default:3}:ticks`, and `group` a consumer group, labelled as
     redis_exporter labels them, so that both can be joined.
@@ -97,6 +97,7 @@ class Metrics:
         self._ticks = counter("red10_ticks_total", "Ticks that went into bars.", "stream")
         self._bars = counter("red10_bars_total", "Bars that closed, of all intervals.", "stream")
         self._predictions = counter("red10_predictions_total", "Bar closes that were scored, all targets.", "stream")
+        self._outcomes = counter("red10_outcomes_total", "Bar closes at which forecasts were judged.", "stream")
         self._signals = counter("red10_signals_total", "Changes of a target position.", "stream", "side")
         self._dead = counter("red10_dead_letters_total", "Ticks and entries set aside.", "stream", "reason")
         self._commits = counter("red10_commits_total", "Commits by what the script answered.", "stream", "answer")
@@ -104,6 +105,10 @@ class Metrics:
             "red10_input_changes_total", "Times that the input was found changed under its reader.", "stream", "change"
         )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
+        self._judged = counter("red10_outcomes_judged_total", "Outcomes that the monitor decided on.")
+        self._promotions = counter("red10_promotions_total", "Challengers that became champion.")
+        self._drifts = counter("red10_drifts_total", "Champions that were seen to drift.")
+        self._retrainings = counter("red10_retrainings_requested_total", "Trainings that the monitor asked for.")
         self._models_trained = counter("red10_models_trained_total", "Versions of models that were fitted.")
 
         self._lag = Gauge(
@@ -154,7 +159,7 @@ class Metrics:
         """
         now = frozenset(streams)
         for stream in now - self._owned:
-            for counter in (self._ticks, self._bars, self._predictions):
+            for counter in (self._ticks, self._bars, self._predictions, self._outcomes):
                 counter.labels(stream)
             for side in SIDES:
                 self._signals.labels(stream, side)
@@ -171,10 +176,15 @@ class Metrics:
         """Count a batch that was committed.
 
         Args:
-            counts: `ticks`, `bars`, `predictions`, `signals:SIDE`, `dead:REASON`.
+            counts: `ticks`, `bars`, `predictions`, `outcomes`, `signals:SIDE`, `dead:REASON`.
             seconds: how long computing it took.
         """
-        plain = {"ticks": self._ticks, "bars": self._bars, "predictions": self._predictions}
+        plain = {
+            "ticks": self._ticks,
+            "bars": self._bars,
+            "predictions": self._predictions,
+            "outcomes": self._outcomes,
+        }
         labelled = {"signals": self._signals, "dead": self._dead}
         for name, count in counts.items():
             what, _, label = name.partition(":")
@@ -239,7 +249,23 @@ class Metrics:
         self._models_trained.inc(models)
         self._training_seconds.observe(seconds)
 
-    # Both
+    # Monitor
+
+    def monitored(self, *, outcomes: int, promotions: int, drifts: int, requests: int) -> None:
+        """Count a round of the monitor, once its checkpoint was written.
+
+        Args:
+            outcomes: bar closes whose outcomes were decided on.
+            promotions: challengers that became champion.
+            drifts: champions that were seen to drift.
+            requests: trainings that were asked for.
+        """
+        self._judged.inc(outcomes)
+        self._promotions.inc(promotions)
+        self._drifts.inc(drifts)
+        self._retrainings.inc(requests)
+
+    # All
 
     def redis(self, role: str, *, up: bool) -> None:
         """Say whether the Redis of a role, `streams` or `models`, answered when last asked."""

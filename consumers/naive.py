@@ -168,21 +168,37 @@ class NaiveRows:
             return self.label[part] - self.persistence[part]
         return self.label[part] - naive.constants(self.start[part])
 
-    def choose(self, kinds: Sequence[NaiveKind], folds: Sequence[tuple[slice, slice]]) -> NaiveKind:
-        """The kind with the least squared error over all test parts, its constants from each training part.
+    def choose(self, kinds: Sequence[NaiveKind], folds: Sequence[tuple[slice, slice]], horizon: int) -> NaiveKind:
+        """The kind that did best over all test parts, its constants from each training part.
+
+        It is the simplest whose squared error does not exceed the least by more than one standard error, as with trees:
+        over a few years the mean of past returns often did better than no change, and seldom goes on to.
 
         Args:
-            kinds: as `offered` gives them; the earlier one wins a tie. The first is taken if there are no folds.
-                Persistence is passed over where it is undefined at any row.
+            kinds: as `offered` gives them, the simplest first; it is taken if there are no folds. Persistence is passed
+                over where it is undefined at any row.
             folds: rows of (training part, test part).
+            horizon: of the target, bars.
         """
+        # Not at the head: scorers import this module, and scipy would cost them half a second at their start.
+        from consumers.har import gains, har_mean
 
-        def loss(kind: NaiveKind) -> float:
-            errors = [self.residuals(self.fit(kind, train), test) for train, test in folds]
-            return sum(float(np.sum(np.square(error))) for error in errors)
-
+        if not folds:
+            return kinds[0]
         undefined = not np.isfinite(self.persistence).all()
-        return min((kind for kind in kinds if not (undefined and kind is NaiveKind.PERSISTENCE)), key=loss)
+        losses = {
+            kind: np.concatenate([np.square(self.residuals(self.fit(kind, train), test)) for train, test in folds])
+            for kind in kinds
+            if not (undefined and kind is NaiveKind.PERSISTENCE)
+        }
+        best = min(losses, key=lambda kind: float(losses[kind].sum()))
+        for kind, loss in losses.items():
+            gained = gains(losses[best], loss)
+            test = har_mean(gained, horizon)
+            # Too few rows for a test: the least error then decides alone.
+            if kind is best or (not gained.any() if test is None else test.mean <= test.se):
+                return kind
+        raise AssertionError("unreachable: the best is one of them")
 
 
 def _slots(start: NDArray[np.int64]) -> NDArray[np.int64]:

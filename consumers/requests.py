@@ -1,13 +1,18 @@
 """The requesters' side: post training requests, and wait for what became of them.
 
-Writes `red10:{T}:requests`, reads `red10:{T}:results`; owns neither. Waiting can be broken off and begun again at any
-time: results are found by the request's entry id, and the first one counts.
+Writes `red10:{T}:requests`, reads `red10:{T}:results`; owns neither. Owns
+
+    red10:{T}:posted   zset   ids of requests that are posted once only (`post_once`) -> when, ms; the last `KEPT_IDS`
+
+Waiting can be broken off and begun again at any time: results are found by the request's entry id, and the first one
+counts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib.resources import files
 from typing import Any, cast
 
 import redis
@@ -23,6 +28,8 @@ from streams.records import TrainingRequest, TrainingResult
 SLACK_MS = 60_000
 #: How long one read of the results waits, ms; the client's time-out must lie above it.
 BLOCK_MS = 500
+#: Ids of requests that are remembered, so that each is posted once.
+KEPT_IDS = 10_000
 
 
 class ResultsLate(Red10Error):
@@ -67,6 +74,24 @@ def post_requests(client: redis.Redis, keys: Keys, requests: Iterable[TrainingRe
             fields: dict[Any, Any] = {**request.to_fields()}
             pipe.xadd(keys.requests, fields)
         return [StreamID.parse(entry) for entry in pipe.execute()]
+
+
+def post_once(client: redis.Redis, keys: Keys, request: TrainingRequest) -> StreamID | None:
+    """Append a training request unless one with its id was posted this way before; safe to repeat.
+
+    Returns:
+        The request's entry id; `None` if it was posted before.
+
+    Raises:
+        ValueError: the request has no id.
+        redis.RedisError: as `post_request`.
+    """
+    if request.id is None:
+        raise ValueError("a request that is posted once needs an id")
+    fields = [text for pair in request.to_fields().items() for text in pair]
+    script = files("consumers").joinpath("post_once.lua").read_text("utf-8")
+    found: Any = client.eval(script, 2, keys.requests, keys.posted, str(KEPT_IDS), request.id, *fields)
+    return None if found is None else StreamID.parse(found)
 
 
 def request_of(fields: Mapping[bytes, bytes]) -> StreamID | None:

@@ -1,10 +1,10 @@
-"""The trainer: takes training requests, fits models, puts them in force, answers.
+"""The trainer: takes training requests, fits models, releases them, answers.
 
 For each batch of requests, in this order:
 
 1. read the bars and fit, in training processes;
 2. store the versions, series by series, as they are done (identity is content, so that storing again changes nothing);
-3. make all of them champions in *one* release;
+3. give them their aliases in *one* release: champion where the model has none, else challenger;
 4. wait until a completed save of the models Redis covers all of this;
 5. add the results and acknowledge the requests, in one MULTI.
 
@@ -25,8 +25,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import redis
 import redis.asyncio
+from numpy.typing import NDArray
 from redis.exceptions import ResponseError
 
 from consumers.features import FeatureSet, load_feature_set
@@ -34,9 +36,9 @@ from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
 from consumers.fitpool import FitFailure, FitPool, processes_wanted
 from consumers.history import read_bars
 from consumers.patience import Patience, Stopped
-from consumers.plans import check_bars, split
+from consumers.plans import Plan, Refusal, check_bars, split
 from consumers.request_queue import KEEP_EVERY_S, Entry, RequestQueue
-from consumers.training import Answer, Work, join, results_of, sort_out
+from consumers.training import Answer, Work, alias_changes, join, results_of, sort_out
 from modelstore.errors import NotFound, ReleaseConflict
 from modelstore.releases import Releases
 from modelstore.saves import SaveBarrier, SaveFailed
@@ -213,7 +215,7 @@ class Trainer:
         for error in await asyncio.gather(*(self._make(work, parts) for work in works), return_exceptions=True):
             if error is not None:
                 raise error
-        release = await self._promote(works)
+        release = await self._release(works)
         if release is not None:
             await self._saved(run_id)
         results = results_of(refused, works, release)
@@ -263,7 +265,7 @@ class Trainer:
             interval_ns=series.interval.ns,
         )
         work.bars = len(bars)
-        refusal = check_bars(work.plan, len(bars), self.needed)
+        refusal = self._too_few(work.plan, ends)
         if refusal is not None:
             work.refuse(refusal.reason)
             return None
@@ -275,20 +277,32 @@ class Trainer:
             bars=bars,
             ends=ends,
             parameters=self._options.parameters,
+            since=work.plan.since,
         )
 
-    async def _promote(self, works: Sequence[Work]) -> str | None:
-        """Put all new versions in force in one release; of two for one model, the later request's."""
-        champions: dict[tuple[str, str], str] = {}
-        for work in works:
-            champions |= work.champions
-        if not champions:
+    def _too_few(self, plan: Plan, ends: NDArray[np.int64]) -> Refusal | None:
+        """Judge the history; of bars before `since` features may be made, so that they only must not be missing."""
+        if plan.since is None:
+            return check_bars(plan, len(ends), self.needed)
+        fresh = int(np.count_nonzero(ends > plan.since))
+        longest = max(self._tenant.pipeline.horizons)
+        return check_bars(plan, fresh, bars_needed(1, longest, self._options.parameters.min_rows))
+
+    async def _release(self, works: Sequence[Work]) -> str | None:
+        """Give all new versions their aliases in one release; `None` if there are no versions."""
+        names = {name for work in works for name in work.models}
+        if not names:
             return None
-        what = ", ".join(str(work.plan.series) for work in works if work.champions)
-        why = f"trained {len(champions)} models: {what[:200]}"
+        what = ", ".join(str(work.plan.series) for work in works if work.models)
+        why = f"trained {len(names)} models: {what[:200]}"
 
         def promote() -> str:
-            return self._releases.promote(champions, who=self._consumer, why=why).id
+            return self._releases.promote(
+                lambda aliases: alias_changes(works, aliases)[0],
+                who=self._consumer,
+                why=why,
+                notes=lambda aliases: alias_changes(works, aliases)[1],
+            ).id
 
         try:
             return await self._models_patience(lambda: asyncio.to_thread(promote), also=(ReleaseConflict,))

@@ -1,7 +1,10 @@
 """One batch of training requests on its way from entries to results. Pure: the trainer does what is decided here.
 
 Equal plans are carried out once, for all the requests that ask for them, and stand in the order of their last request:
-of two plans for one model the later one's version becomes champion.
+of two plans for one model the later one's version counts.
+
+What becomes of a new version (`alias_changes`): the first of its model serves at once, on probation; any later one
+becomes the challenger, and it is for the gate to make it champion. A version that is champion already stays what it is.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from dataclasses import dataclass, field
 from consumers.fit import FitOutcome
 from consumers.plans import Plan, Refusal, decide
 from consumers.request_queue import Entry, Fields
-from modelstore.names import CHAMPION
+from modelstore.names import CHALLENGER, CHAMPION
+from modelstore.release import Aliases, AliasKey
+from modelstore.verdicts import Note
 from modelstore.version import NewVersion
 from streams.errors import BadName, BadRecord
 from streams.ids import StreamID
@@ -30,7 +35,8 @@ class Work:
         requests: (entry, the requester's own id) of each request that asks for it.
         bars: bars found.
         digests: versions that are stored.
-        champions: (model's name, alias) -> digest, to be put in force.
+        models: model's name -> digest of its new version.
+        why: what the last request gives as its reason.
         through: end of the last bar that was used, epoch ns.
     """
 
@@ -38,7 +44,8 @@ class Work:
     requests: list[tuple[StreamID, str | None]] = field(default_factory=list)
     bars: int | None = None
     digests: tuple[str, ...] = ()
-    champions: dict[tuple[str, str], str] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    why: str = ""
     through: int | None = None
     status: str = "done"
     reason: str = ""
@@ -55,7 +62,7 @@ class Work:
     def stored(self, versions: Sequence[NewVersion]) -> None:
         """Note at least one version that is in the store now."""
         self.digests = tuple(version.digest for version in versions)
-        self.champions = {(version.manifest.name, CHAMPION): version.digest for version in versions}
+        self.models = {version.manifest.name: version.digest for version in versions}
         self.through = max(version.manifest.trained_through for version in versions)
 
 
@@ -75,6 +82,7 @@ def sort_out(batch: Iterable[Entry], pipeline: Pipeline) -> tuple[list[Answer], 
             continue
         work = works.pop(decision, None) or Work(decision)
         work.requests.append((entry, request.id))
+        work.why = request.why or work.why
         works[decision] = work
     return refused, list(works.values())
 
@@ -94,11 +102,52 @@ def join(work: Work, parts: Iterable[FitOutcome]) -> list[NewVersion]:
     return [versions[name] for name in names if name in versions]
 
 
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A new version of a model, and the work that made it."""
+
+    digest: str
+    work: Work
+
+
+def alias_changes(works: Iterable[Work], aliases: Aliases) -> tuple[dict[AliasKey, str | None], list[Note]]:
+    """What becomes of a batch's versions.
+
+    Args:
+        aliases: those in force.
+
+    Returns:
+        The change to make, and a verdict for every version whose alias it sets.
+    """
+    newest = {name: _New(digest, work) for work in works for name, digest in work.models.items()}
+    delta: dict[AliasKey, str | None] = {}
+    notes: list[Note] = []
+    for name, new in newest.items():
+        champion, challenger = aliases.get((name, CHAMPION)), aliases.get((name, CHALLENGER))
+        if champion == new.digest:
+            if challenger == champion:
+                delta[name, CHALLENGER] = None
+        elif champion is None:
+            delta[name, CHAMPION] = new.digest
+            if challenger is not None:
+                delta[name, CHALLENGER] = None
+            notes.append(_note(name, new, "first", None, "the first version of this model: it serves on probation"))
+        elif challenger != new.digest:
+            delta[name, CHALLENGER] = new.digest
+            notes.append(_note(name, new, "challenger", champion, "is scored beside the champion"))
+    return delta, notes
+
+
+def _note(name: str, new: _New, verdict: str, over: str | None, reason: str) -> Note:
+    asked = f"; trained because: {new.work.why}" if new.work.why else ""
+    return Note(name, new.work.through or 0, verdict, new.digest, over, reason + asked)
+
+
 def results_of(refused: Iterable[Answer], works: Iterable[Work], release: str | None) -> list[Answer]:
     """All results of a batch, in the order of the requests.
 
     Args:
-        release: id of the release that has the batch's versions, if there are any.
+        release: id of the release in force once the batch's versions have their aliases, if there are any.
     """
     answers = list(refused)
     for work in works:

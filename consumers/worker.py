@@ -1,10 +1,11 @@
-"""The two kinds of worker process: the scorer and the trainer, wired together and run until told to stop.
+"""The kinds of worker process, scorer, trainer and monitor, wired together and run until told to stop.
 
-Each is a Faust app whose agent carries out units of work: batches of owned partitions, or batches of training
-requests. Nothing is decided here; this is where settings become clients, tasks and metrics.
+Each is a Faust app whose agent carries out units of work: batches of owned partitions, batches of training requests,
+or rounds of the monitor. Nothing is decided here; this is where settings become clients, tasks and metrics.
 
 The scorer loads the models and warms the kernels *before* it joins the members, so that a partition never waits for
-that. It never imports XGBoost; the trainer imports it only in its child processes.
+that. It never imports XGBoost; the trainer imports it only in its child processes. The monitor imports river when it
+starts, the others never.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from consumers.ownership import Ownership
 from consumers.partition import BatchSize, PartitionTask
 from consumers.patience import Patience, Stopped
 from consumers.policy import load_policy
-from consumers.scorer import Spec
+from consumers.spec import Spec
 from consumers.state import fingerprint as state_fingerprint
 from consumers.targets import Target
 from consumers.trainer import Trainer, TrainerOptions
@@ -83,6 +84,16 @@ def run_trainer(settings: Settings, origins: Origins) -> None:
     asyncio.run(_trainer(settings, origins))
 
 
+def run_monitor(settings: Settings, origins: Origins) -> None:
+    """Run a monitor until SIGINT or SIGTERM.
+
+    Raises:
+        Red10Error: as `run_scorer`.
+    """
+    _set_up_logging(settings)
+    asyncio.run(_monitor(settings, origins))
+
+
 def make_spec(tenant: Tenant, settings: Settings) -> Spec:
     """What all scorers of a tenant share.
 
@@ -91,12 +102,7 @@ def make_spec(tenant: Tenant, settings: Settings) -> Spec:
     """
     pipeline = tenant.pipeline
     features, policy = load_feature_set(pipeline.feature_set), load_policy(pipeline)
-    if settings.keep_outputs < features.window:
-        raise ConfigurationError(
-            f"keep_outputs is {settings.keep_outputs}, but the features {features.name!r} look at {features.window} "
-            f"bars, which are read back after a restart: set keep_outputs to at least {features.window}"
-        )
-    return Spec(
+    spec = Spec(
         partitions=tenant.partitions,
         intervals=pipeline.parsed_intervals,
         lateness_ns=pipeline.lateness_ms * 1_000_000,
@@ -107,6 +113,12 @@ def make_spec(tenant: Tenant, settings: Settings) -> Spec:
         targets={name: Target.parse(name) for name in pipeline.targets},
         fingerprint=state_fingerprint(pipeline.canonical(), fingerprint(features), (policy.name, policy.version)),
     )
+    if settings.keep_outputs < spec.tail_bars:
+        raise ConfigurationError(
+            f"keep_outputs is {settings.keep_outputs}, but features and judge look at {spec.tail_bars} bars, which are "
+            f"read back after a restart: set keep_outputs to at least {spec.tail_bars}"
+        )
+    return spec
 
 
 @dataclass(slots=True)
@@ -367,6 +379,45 @@ async def _trainer_gauges(streams: redis.asyncio.Redis, tenant: Tenant, trainer:
             behind = await group_lag(streams, tenant.keys.requests, TRAINERS)
         metrics.lag(tenant.keys.requests, TRAINERS, behind)
         await asyncio.sleep(GAUGES_EVERY_S)
+
+
+async def _monitor(settings: Settings, origins: Origins) -> None:
+    from consumers.monitor import Monitor
+    from consumers.monitor_loop import MonitorLoop
+    from consumers.retraining import Rules
+
+    urls = _urls(settings)
+    metrics = Metrics(CollectorRegistry())
+    app, channel = _app(settings, "monitor", metrics)
+    running: list[MonitorLoop] = []
+    starting = (False, {"role": "monitor", "state": "starting"})
+    web_views(app, metrics.render, lambda: running[0].health() if running else starting)
+
+    async def gauges(loop: MonitorLoop) -> None:
+        while True:
+            for role in ("streams", "models"):
+                metrics.redis(role, up=role not in loop.away)
+            await asyncio.sleep(GAUGES_EVERY_S)
+
+    async def main(stop: asyncio.Event) -> None:
+        with connect(urls.streams) as streams, connect(urls.models) as models:
+            try:
+                patience = Patience("streams", stop)
+                tenant = await patience(lambda: asyncio.to_thread(_tenant, settings, origins))
+            except Stopped:
+                return
+            rules = Rules.of(settings, tenant.pipeline)
+            monitor = Monitor(streams=streams, models=models, tenant=tenant, rules=rules)
+            loop = MonitorLoop(monitor, metrics, channel, stop, poll_ms=settings.block_ms)
+            running.append(loop)
+            looking = asyncio.create_task(gauges(loop))
+            try:
+                await loop.run()
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
+
+    await run(app, main, channel)
 
 
 async def _stop_with(stop: asyncio.Event, end: Callable[[], None]) -> None:

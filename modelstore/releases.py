@@ -11,6 +11,8 @@ Owns, in the models role (`switch_release.lua` writes them; what a release is: `
     red10:{T}:releases    stream  one entry per switch: number, id, parent, who, why, created
     red10:{T}:events      pubsub  "NUMBER ID" after a switch
 
+and writes `red10:{T}:verdicts:NAME` (`modelstore.verdicts`) along with the switch that they explain.
+
 Invariants: a release never changes; its base is there before it; the pointer names a release that is there; every
 version that a release points at was there when it was put in force. A switch compares id *and* number of what it
 started from, so neither a second promoter nor a change there and back goes unseen, and is one script: a reader sees the
@@ -22,10 +24,10 @@ Methods raise the driver's errors (`redis.RedisError`) as they are; `streams.cli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import cast
+from typing import TypeAlias, cast
 
 import redis
 
@@ -47,7 +49,13 @@ from modelstore.release import (
     difference,
     encode,
 )
+from modelstore.verdicts import KEPT, Note
 from streams.keys import Keys
+
+#: What to change, or how to work that out from the aliases in force. May be asked several times; must be pure.
+Change: TypeAlias = Delta | Callable[[Aliases], Delta]
+#: The verdicts that explain a change, or how to work them out from the aliases that it was made to.
+Notes: TypeAlias = Sequence[Note] | Callable[[Aliases], Sequence[Note]]
 
 #: About how many switches the history keeps.
 HISTORY = 10_000
@@ -124,19 +132,22 @@ class Releases:
             BadModel: a version is of another model, or the parent is damaged.
             BadName: a name, alias or digest in `delta` cannot be one.
         """
-        check_delta(delta)
         current = self.current()
         if (current.id if current else None) != parent:
             raise ReleaseConflict(parent, current.id if current else None)
         return self._switch(current, delta, who, why)
 
-    def promote(self, delta: Delta, *, who: str, why: str) -> ReleaseInfo:
+    def promote(self, delta: Change, *, who: str, why: str, notes: Notes = ()) -> ReleaseInfo:
         """Make a change to whatever release is in force: read, change, switch, and again if another was faster.
 
-        Args and errors as of `switch`; `ReleaseConflict` only if others were faster all the time.
+        Args:
+            delta: as of `switch`; or a function that is given the aliases in force at each try.
+            who, why: as of `switch`.
+            notes: verdicts that are written down in the same step; none are if the change changes nothing.
+
+        Errors as of `switch`; `ReleaseConflict` only if others were faster all the time.
         """
-        check_delta(delta)
-        return self._retry(lambda: self._switch(self.current(), delta, who, why))
+        return self._retry(lambda: self._switch(self.current(), delta, who, why, notes))
 
     def rollback(self, to: str | None = None, *, who: str, why: str) -> ReleaseInfo:
         """Put an earlier release in force, as a whole: a new number, the same id.
@@ -187,16 +198,23 @@ class Releases:
                 continue
         return attempt()
 
-    def _switch(self, current: ReleaseInfo | None, delta: Delta, who: str, why: str) -> ReleaseInfo:
+    def _switch(
+        self, current: ReleaseInfo | None, wanted: Change, who: str, why: str, notes: Notes = ()
+    ) -> ReleaseInfo:
+        if not callable(wanted):
+            check_delta(wanted)
         old = self.get(current.id) if current is not None else None
         aliases: Aliases = old.aliases if old is not None else {}
+        delta = wanted(aliases) if callable(wanted) else wanted
+        check_delta(delta)
         change = changes(aliases, delta)
         if current is not None and not change:
             return current
         whole = old is None or old.depth + 1 >= CHAIN
         new = Release.of(apply(aliases, change), 0 if whole or old is None else old.depth + 1)
         body = encode(new.aliases if whole else change)
-        return self._call(current, new, body, None if whole else old, change, who, why)
+        explained = notes(aliases) if callable(notes) else notes
+        return self._call(current, new, body, None if whole else old, change, who, why, explained)
 
     def _rollback(self, to: str | None, who: str, why: str) -> ReleaseInfo:
         current = self.current()
@@ -222,6 +240,7 @@ class Releases:
         change: Delta,
         who: str,
         why: str,
+        notes: Sequence[Note] = (),
     ) -> ReleaseInfo:
         added: list[tuple[AliasKey, str]] = [(key, digest) for key, digest in change.items() if digest is not None]
         release = self.keys.release(new.id)
@@ -231,6 +250,7 @@ class Releases:
             release,
             self.keys.release(base.id) if base is not None else release,
             *(self.keys.version(digest) for _, digest in added),
+            *(self.keys.verdicts(note.name) for note in notes),
         ]
         expected = current.id if current is not None else None
         argv: list[str | bytes] = [
@@ -246,7 +266,10 @@ class Releases:
             str(new.depth),
             str(base.depth) if base is not None else "",
             str(len(new.aliases)),
+            str(len(added)),
+            str(KEPT),
             *(name for (name, _), _ in added),
+            *(value for note in notes for value in note.values()),
         ]
         reply = cast(list[bytes], self.client.eval(self._script, len(keys), *keys, *cast(list[str], argv)))
         word, detail = reply[0], reply[1].decode()

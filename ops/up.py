@@ -1,8 +1,8 @@
-"""`red10 up`: both Redis servers, a scorer and a trainer, kept running until Ctrl-C.
+"""`red10 up`: both Redis servers, a scorer, a trainer and a monitor, kept running until Ctrl-C.
 
 Owns `<data_dir>/up.lock`: held exclusively for as long as it runs, with its process id as content for messages. The
 kernel frees the lock however the process ends. Stopping is ordered: the scorer first (it finishes its commit and gives
-its leases back), then the trainer, then the servers, unless other commands still use them.
+its leases back), then the trainer, then the monitor, then the servers, unless other commands still use them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ops.supervise import Child, ChildSpec, Say, supervise
 from streams.clients import safe_url
 from streams.settings import PREFIX, Origins, Settings, as_variable
 
-WORKERS = ("scorer", "trainer")
+WORKERS = ("scorer", "trainer", "monitor")
 
 
 @contextmanager

@@ -41,7 +41,7 @@ REACH = 0.006
 #: Standard deviation of a day's step of the log volume.
 VOLUME_STEP = 0.05
 #: How strongly PLANTED's next return follows the last one, before the flip; minus that after it.
-PHI = 0.6
+PHI = 0.9
 
 FIRST, LAST = date(2000, 3, 1), date(2013, 3, 1)
 FLIPS_AT = date(2006, 9, 1)

@@ -17,6 +17,8 @@ a Redis Cluster can spread partitions:
     red10:{T}:wake             pubsub  a lease was released
     red10:{T}:requests         stream  training and prediction requests, group `trainers`
     red10:{T}:results          stream  what became of each request
+    red10:{T}:posted           zset    ids of requests that are posted once only -> when, ms
+    red10:{T}:monitor          hash    how far the monitor is, and what it knows of each series
     red10:tenants              zset    tenant -> creation time, ms
 
 Models role. All keys of a tenant carry the hash tag `{T}`:
@@ -28,6 +30,7 @@ Models role. All keys of a tenant carry the hash tag `{T}`:
     red10:{T}:release:ID       hash    one immutable release (fields: see modelstore.releases)
     red10:{T}:release          hash    the pointer: id and number of the release in force
     red10:{T}:releases         stream  history of release switches
+    red10:{T}:verdicts:NAME    stream  what was decided about one model, and why
     red10:{T}:events           pubsub  wakes followers after a switch
     red10:store                hash    uuid of this model store
 """
@@ -147,6 +150,16 @@ class Keys:
         """Stream: what became of each request."""
         return self._key("results")
 
+    @property
+    def posted(self) -> str:
+        """Sorted set: ids of the requests that are posted once only."""
+        return self._key("posted")
+
+    @property
+    def monitor(self) -> str:
+        """Hash: how far the monitor is, and what it knows of each series."""
+        return self._key("monitor")
+
     def version(self, digest: str) -> str:
         """Hash: one immutable model version."""
         return self._key(f"version:{digest}")
@@ -178,6 +191,10 @@ class Keys:
     def releases(self) -> str:
         """Stream: history of release switches."""
         return self._key("releases")
+
+    def verdicts(self, name: str) -> str:
+        """Stream: what was decided about one model, and why."""
+        return self._key(f"verdicts:{name}")
 
     @property
     def events(self) -> str:

@@ -113,14 +113,26 @@ class Settings(BaseSettings):
     keep_outputs: int = Field(1_000_000, ge=1000, description="most entries kept in each output stream, about")
 
     # Training
-    rounds: int = Field(40, ge=1, le=10_000, description="boosting rounds (trees) per model")
-    max_depth: int = Field(3, ge=1, le=12, description="depth of a tree")
-    learning_rate: float = Field(0.03, gt=0, le=1, description="shrinkage per tree (eta)")
-    min_child_weight: float = Field(50, ge=0, description="smallest weight of a leaf, in rows")
+    rounds: int = Field(40, ge=1, le=10_000, description="most boosting rounds (trees) per model; folds choose")
+    max_depth: int = Field(2, ge=1, le=12, description="depth of a tree")
+    learning_rate: float = Field(0.1, gt=0, le=1, description="shrinkage per tree (eta)")
+    min_child_weight: float = Field(100, ge=0, description="smallest weight of a leaf, in rows")
+    folds: int = Field(4, ge=2, le=50, description="walk-forward folds that choose naive forecast and rounds")
     min_rows: int = Field(250, ge=10, description="fewest training rows a model is fitted on")
     max_bars: int = Field(20_000, ge=100, description="most bars a model is trained on, the newest")
     seed: int = Field(0, ge=0, description="seed of the fits")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
+
+    # Monitor
+    retrain_interval_s: int = Field(
+        0, ge=0, le=315_360_000, description="event time after which a series is trained anew, s; 0: off"
+    )
+    retrain_growth: float = Field(
+        0.25, ge=0, le=100, description="share by which a series grows before it is trained anew; 0: off"
+    )
+    retrain_cooldown_bars: int = Field(
+        20, ge=0, le=1_000_000, description="least bars between two requests of the monitor for one series"
+    )
 
     # Web
     web_host: str = Field("127.0.0.1", description="address of /metrics and /health")

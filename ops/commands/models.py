@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import redis
 
     from modelstore.release import Release
+    from modelstore.verdicts import Noted
     from modelstore.version import VersionInfo
     from streams.ids import StreamID
     from streams.keys import Keys
@@ -176,9 +177,11 @@ def model_show(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Show one version: what it was trained on, and how it compares to naive."""
+    """Show one version: what it was trained on, how it compares to naive, what was decided about it and why."""
     from modelstore.releases import Releases
     from modelstore.store import ModelStore
+    from modelstore.verdicts import Verdicts
+    from ops.commands.times import show_ns
 
     with _store(session) as (client, keys):
         store, releases = ModelStore(client, keys), Releases(client, keys)
@@ -188,12 +191,25 @@ def model_show(
         aliases = [
             alias for (_, alias), to in (releases.get(current.id).aliases if current else {}).items() if to == digest
         ]
+        decided = [
+            noted for noted in Verdicts(client, keys).of(info.name) if digest in (noted.note.version, noted.note.over)
+        ]
     value = manifest.model_dump(mode="json")
     if json:
         mine = {"digest": digest, "number": info.number, "created": info.created_ms, "aliases": aliases}
-        session.json({**mine, "manifest": value})
+        session.json({**mine, "manifest": value, "verdicts": [_verdict(noted) for noted in reversed(decided)]})
         return
     session.table(("", ""), _version_rows(info, aliases, value))
+    if decided:
+        rows = [(show_ns(n.note.at), n.note.verdict, n.note.version[:12], n.note.reason) for n in reversed(decided)]
+        session.text("")
+        session.table(("event time (UTC)", "verdict", "version", "reason"), rows)
+
+
+def _verdict(noted: Noted) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(noted.note), "release": noted.release, "created": noted.created_ms}
 
 
 def _version_rows(info: VersionInfo, aliases: list[str], manifest: dict[str, Any]) -> list[tuple[str, object]]:

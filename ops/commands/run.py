@@ -15,6 +15,7 @@ class WorkerRole(StrEnum):
 
     scorer = "scorer"
     trainer = "trainer"
+    monitor = "monitor"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +46,7 @@ def demo(session: Session) -> None:
 
 
 def up(session: Session) -> None:
-    """Run both Redis servers, a scorer and a trainer until Ctrl-C."""
+    """Run both Redis servers, a scorer, a trainer and a monitor until Ctrl-C."""
     from ops.up import run_up
 
     settings, origins = session.load()
@@ -75,7 +76,7 @@ def worker(
         bool, typer.Option("--lifeline", hidden=True, help="Stop when standard input closes (used by `up`).")
     ] = False,
 ) -> None:
-    """Run one scorer or trainer until Ctrl-C; several share the work."""
+    """Run one scorer, trainer or monitor until Ctrl-C; several share the work, one monitor is enough."""
     from ops.embedded import kept_running
     from ops.supervise import stop_when_orphaned
 
@@ -87,9 +88,11 @@ def worker(
         session.roles(settings, "streams", "models") as roles,
         kept_running(() if lifeline else roles.embedded.values(), session.say),
     ):
-        from consumers.worker import run_scorer, run_trainer
+        from consumers.worker import run_monitor, run_scorer, run_trainer
 
         if role is WorkerRole.trainer:
             run_trainer(roles.settings, origins)
+        elif role is WorkerRole.monitor:
+            run_monitor(roles.settings, origins)
         else:
             run_scorer(roles.settings, origins, start_anew=start_anew)

@@ -100,7 +100,7 @@ def test_the_naive_forecast_is_the_one_that_did_best_out_of_the_sample() -> None
     rows = np.arange(60, 595)
     label = labels(target, bars)[rows]
     found = NaiveRows.of(target, bars, rows, label)
-    assert version.serving.naive == found.choose(offered("volume", DAY_NS), walk_forward(rows, 5, PARAMETERS.folds))
+    assert version.serving.naive == found.choose(offered("volume", DAY_NS), walk_forward(rows, 5, PARAMETERS.folds), 5)
     drifting = planted_bars(600)
     drifting.values[:, :4] *= np.exp(0.02 * np.arange(600))[:, None]
     drift = fit_series(request(drifting, ("close_5",))).versions[0]

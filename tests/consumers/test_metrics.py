@@ -59,10 +59,19 @@ def everything(metrics: Metrics) -> None:
     metrics.release("r", loaded=1, refused=0, oldest_created_ms=1)
     metrics.redis("models", up=True)
     metrics.trained(["done"], 30, 1.0)
+    metrics.monitored(outcomes=1, promotions=1, drifts=1, requests=1)
 
 
 def test_a_batch_is_counted_by_stream_side_and_reason(metrics: Metrics) -> None:
-    counts = {"ticks": 990, "bars": 4, "predictions": 3, "signals:buy": 2, "dead:late": 6, "dead:future": 4}
+    counts = {
+        "ticks": 990,
+        "bars": 4,
+        "predictions": 3,
+        "outcomes": 5,
+        "signals:buy": 2,
+        "dead:late": 6,
+        "dead:future": 4,
+    }
     metrics.batch(TICKS, counts, 0.02)
     metrics.batch(TICKS, counts, 0.03)
     metrics.batch(OTHER, {"ticks": 1}, 0.01)
@@ -70,6 +79,7 @@ def test_a_batch_is_counted_by_stream_side_and_reason(metrics: Metrics) -> None:
     assert value(metrics, "red10_ticks_total", stream=OTHER) == 1
     assert value(metrics, "red10_bars_total", stream=TICKS) == 8
     assert value(metrics, "red10_predictions_total", stream=TICKS) == 6
+    assert value(metrics, "red10_outcomes_total", stream=TICKS) == 10
     assert value(metrics, "red10_signals_total", stream=TICKS, side="buy") == 4
     assert value(metrics, "red10_dead_letters_total", stream=TICKS, reason="late") == 12
     assert value(metrics, "red10_dead_letters_total", stream=TICKS, reason="future") == 8
@@ -210,3 +220,10 @@ def test_the_operations_page_documents_every_metric_with_type_and_labels(metrics
         found = samples(metrics)[name if kind != "histogram" else f"{name}_count"]
         exposed[name] = (kind, {label for labels in found for label, _ in labels})
     assert documented == exposed
+
+
+def test_a_round_of_the_monitor_is_counted(metrics: Metrics) -> None:
+    for _ in range(2):
+        metrics.monitored(outcomes=40, promotions=2, drifts=1, requests=3)
+    names = ("outcomes_judged", "promotions", "drifts", "retrainings_requested")
+    assert [value(metrics, f"red10_{name}_total") for name in names] == [80, 4, 2, 6]

@@ -118,7 +118,7 @@ def test_the_kind_chosen_is_the_one_that_the_data_were_made_by(best: NaiveKind) 
     noise = rng.normal(0, 0.5, count)
     noise[1::2] = -noise[::2]  # its mean is zero in every part, so that the mean has nothing to find by luck
     label = truth + noise
-    assert NaiveRows(label, start, persistence).choose(KINDS, folds_of(count)) == best
+    assert NaiveRows(label, start, persistence).choose(KINDS, folds_of(count), 1) == best
 
 
 def test_constants_come_from_the_training_part_alone() -> None:
@@ -126,17 +126,19 @@ def test_constants_come_from_the_training_part_alone() -> None:
     label = np.r_[np.full(45, 1.0), np.full(5, 0.0), np.full(50, -1.0)]
     start = np.arange(100, dtype=np.int64) * DAY_NS
     kinds = offered("close", DAY_NS)
-    assert NaiveRows(label, start, np.zeros(100)).choose(kinds, [(slice(0, 45), slice(50, 100))]) == NaiveKind.NO_CHANGE
+    assert (
+        NaiveRows(label, start, np.zeros(100)).choose(kinds, [(slice(0, 45), slice(50, 100))], 1) == NaiveKind.NO_CHANGE
+    )
 
 
 def test_a_tie_no_folds_and_an_undefined_persistence_fall_to_the_simpler_kind() -> None:
     start = np.arange(100, dtype=np.int64) * DAY_NS
     kinds = offered("high", DAY_NS)
-    assert NaiveRows(np.zeros(100), start, np.zeros(100)).choose(kinds, folds_of(100)) == NaiveKind.NO_CHANGE
-    assert NaiveRows(np.ones(100), start, np.ones(100)).choose(kinds, []) == NaiveKind.NO_CHANGE
+    assert NaiveRows(np.zeros(100), start, np.zeros(100)).choose(kinds, folds_of(100), 1) == NaiveKind.NO_CHANGE
+    assert NaiveRows(np.ones(100), start, np.ones(100)).choose(kinds, [], 1) == NaiveKind.NO_CHANGE
     persistence = np.ones(100)
     persistence[70] = np.nan
-    assert NaiveRows(np.ones(100), start, persistence).choose(kinds, folds_of(100)) == NaiveKind.MEAN
+    assert NaiveRows(np.ones(100), start, persistence).choose(kinds, folds_of(100), 1) == NaiveKind.MEAN
 
 
 def test_a_table_that_does_not_fit_its_kind_is_refused() -> None:
@@ -145,3 +147,22 @@ def test_a_table_that_does_not_fit_its_kind_is_refused() -> None:
             Naive(kind, np.zeros(2, np.float32))
     with pytest.raises(BadModel, match="mean"):
         Naive(NaiveKind.MEAN, np.array([np.nan], np.float32))
+
+
+def test_the_simpler_kind_stays_unless_another_is_better_by_more_than_chance() -> None:
+    """On noise whose mean is 0 the mean label often has the least error over a few years, by luck."""
+    kinds, start = offered("close", DAY_NS), np.arange(900, dtype=np.int64) * DAY_NS
+    lower = taken = 0
+    for seed in range(40):
+        label = np.random.default_rng(seed).normal(0, 1, 900)
+        rows = NaiveRows(label, start, np.zeros(900))
+        folds = folds_of(900)
+        mean, none = (
+            sum(float(np.square(rows.residuals(rows.fit(kind, train), test)).sum()) for train, test in folds)
+            for kind in (NaiveKind.MEAN, NaiveKind.NO_CHANGE)
+        )
+        lower += mean < none
+        taken += rows.choose(kinds, folds, 1) is NaiveKind.MEAN
+    assert taken <= 4 < lower
+    drifting = NaiveRows(np.random.default_rng(1).normal(0.3, 1, 900), start, np.zeros(900))
+    assert drifting.choose(kinds, folds_of(900), 1) is NaiveKind.MEAN

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from consumers.features import STANDARD, feature_matrix
 from consumers.history import BarWindow
 from consumers.policy import Hysteresis
-from consumers.scorer import Spec
+from consumers.spec import Spec
 from consumers.targets import Target
 from modelstore.loaded import LoadedRelease, SeriesModels
+from modelstore.manifest import NaiveKind
 from producers.bars import Bars, to_ticks
 from producers.sample import load_stocks
 from streams.keys import Keys
@@ -38,7 +39,12 @@ class Listener:
     def group(self, series: str) -> SeriesModels:
         one = np.zeros((1, len(STANDARD.columns)), np.float32)
         through = np.zeros(1, np.int64)
-        return SeriesModels(series, ("close_1",), ("b" * 64,), np.zeros(1, np.int32), through, one, one)
+        naive = ((int(NaiveKind.NO_CHANGE), np.empty(0, np.float32)),)
+        place, proven = np.zeros(1, np.int32), np.zeros(1, np.bool_)
+        return SeriesModels(series, ("close_1",), ("b" * 64,), place, through, one, one, naive, proven)
+
+    def challengers(self, series: str) -> None:
+        return None
 
     def score(self, rows: NDArray[np.float32], groups: Sequence[SeriesModels]) -> list[NDArray[np.float32]]:
         self.rows += list(rows.copy())

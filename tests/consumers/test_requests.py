@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from consumers import request_queue
+from consumers import requests as requests_module
 from consumers.request_queue import RequestQueue
-from consumers.requests import ResultsLate, post_request, post_requests, wait_results
+from consumers.requests import ResultsLate, post_once, post_request, post_requests, wait_results
 from streams.clients import connect, connect_async
 from streams.errors import BadRecord
 from streams.ids import StreamID
@@ -233,3 +234,23 @@ async def test_whether_an_answer_landed_is_told_by_what_is_pending(server: Serve
         await queue.answer(answer)
         assert await queue.landed(answer, lost)
         assert not await queue.landed(answer, redis.ResponseError("OOM")), "a refusal wrote nothing"
+
+
+def test_a_request_with_an_id_is_posted_once_however_often_it_is_tried(client: redis.Redis) -> None:
+    request = asked("SPY:1d", id="mine", why="drift")
+    entry = post_once(client, KEYS, request)
+    assert post_once(client, KEYS, request) is None
+    other = post_once(client, KEYS, asked("SPY:1d", id="other"))
+    found = entries(client, KEYS.requests)
+    assert [key for key, _ in found] == [entry, other]
+    assert TrainingRequest.from_fields(found[0][1]) == request
+    assert client.zscore(KEYS.posted, "mine") == (entry.ms if entry else None)
+    with pytest.raises(ValueError, match="needs an id"):
+        post_once(client, KEYS, asked("SPY:1d"))
+
+
+def test_only_so_many_ids_are_remembered_the_newest(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_module, "KEPT_IDS", 3)
+    client.zadd(KEYS.posted, {f"old-{number}": number for number in range(5)})
+    post_once(client, KEYS, asked("SPY:1d", id="mine"))
+    assert client.zrange(KEYS.posted, 0, -1) == [b"old-3", b"old-4", b"mine"]

@@ -22,6 +22,7 @@ from consumers.trainer import GRACE_S, Trainer, TrainerOptions
 from modelstore.releases import Releases
 from modelstore.saves import Persistence, SaveBarrier, SaveFailed, Step, Watch
 from modelstore.store import ModelStore
+from modelstore.verdicts import Verdicts
 from streams.clients import connect, connect_async
 from streams.ids import StreamID
 from streams.keys import TRAINERS, Keys
@@ -178,7 +179,7 @@ async def test_equal_requests_are_fitted_once_and_answered_each(
     assert report.models == 4
 
 
-async def test_of_two_moments_of_one_series_the_later_request_is_in_force(
+async def test_of_two_moments_of_one_new_series_the_later_request_is_in_force(
     server: Server, client: redis.Redis, pool: FitPool
 ) -> None:
     add_bars(client, "SPY")
@@ -192,6 +193,51 @@ async def test_of_two_moments_of_one_series_the_later_request_is_in_force(
     assert newer.trained_through is not None
     assert older.trained_through < newer.trained_through <= ends[-1]
     assert set(champions(client).values()) == set(older.versions)
+
+
+async def test_a_later_version_challenges_the_champion_and_both_have_their_verdict(
+    server: Server, client: redis.Redis, pool: FitPool
+) -> None:
+    add_bars(client, "SPY")
+    ends = [int(start) + Series.parse("SPY:1d").interval.ns for start in random_bars(150).start]
+    async with open_trainer(server, pool) as trainer:
+        post(client, "SPY:1d", targets=["close_1"], as_of=ends[-20])
+        (first,) = await train(trainer, 1)
+        post(client, "SPY:1d", targets=["close_1"], why="drift in close_1")
+        (second,) = await train(trainer, 1)
+        post(client, "SPY:1d", targets=["close_1"], as_of=ends[-20])
+        (again,) = await train(trainer, 1)
+    assert again.versions == first.versions != second.versions
+    assert champions(client) == {
+        ("SPY:1d/close_1", "champion"): first.versions[0],
+        ("SPY:1d/close_1", "challenger"): second.versions[0],
+    }
+    assert again.release == second.release, "a version that serves already changes nothing"
+    newest, oldest = Verdicts(client, TENANT.keys).of("SPY:1d/close_1")
+    assert (oldest.note.verdict, oldest.note.version, oldest.release) == ("first", first.versions[0], first.release)
+    assert (newest.note.verdict, newest.note.version, newest.note.over) == (
+        "challenger",
+        second.versions[0],
+        first.versions[0],
+    )
+    assert newest.note.at == second.trained_through
+    assert newest.note.reason.endswith("trained because: drift in close_1")
+
+
+async def test_a_request_with_since_is_trained_on_the_bars_after_it_or_refused_with_their_number(
+    server: Server, client: redis.Redis, pool: FitPool
+) -> None:
+    add_bars(client, "SPY")
+    ends = [int(start) + Series.parse("SPY:1d").interval.ns for start in random_bars(150).start]
+    fresh = 3 + 50
+    for bars in (fresh, fresh - 1):
+        post(client, "SPY:1d", targets=["close_1"], since=ends[-bars - 1])
+    async with open_trainer(server, pool) as trainer:
+        done, refused = await train(trainer, 2)
+    assert (done.status, done.bars) == ("done", 150)
+    assert ModelStore(client, TENANT.keys).manifest(done.versions[0]).dataset["rows"] == 50
+    assert refused.status == "refused"
+    assert f"needs {fresh} bars, found {fresh - 1} after " in refused.reason
 
 
 async def test_no_more_bars_are_used_than_the_settings_allow(

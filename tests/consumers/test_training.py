@@ -6,7 +6,8 @@ import pytest
 
 from consumers.fit import FitOutcome, FitParameters, FitRequest, fit_series
 from consumers.plans import split
-from consumers.training import Work, join, results_of, sort_out
+from consumers.training import Work, alias_changes, join, results_of, sort_out
+from modelstore.release import apply
 from streams.ids import StreamID
 from streams.settings import Pipeline
 from tests.consumers.asking import asked
@@ -72,7 +73,7 @@ def test_the_parts_of_a_fit_come_together_in_the_order_of_the_targets(parts: int
     versions = join(work, outcomes(parts))
     assert [version.manifest.name for version in versions] == [f"SPY:1d/{target}" for target in PIPELINE.targets]
     work.stored(versions)
-    assert work.champions == {(version.manifest.name, "champion"): version.digest for version in versions}
+    assert work.models == {version.manifest.name: version.digest for version in versions}
     assert work.through == max(version.manifest.trained_through for version in versions)
     assert (work.status, work.reason) == ("done", "")
 
@@ -86,3 +87,60 @@ def test_what_was_left_out_is_named_and_nothing_at_all_is_a_refusal() -> None:
     none = Work(work.plan)
     assert join(none, [FitOutcome((), part.skipped) for part in some]) == []
     assert none.status == "refused"
+
+
+# What becomes of new versions
+
+NAME = "SPY:1d/close_1"
+A, B, C = (letter * 64 for letter in "abc")
+
+
+def made(digest: str, why: str = "", through: int = 7) -> Work:
+    (work,) = sort_out(batch({"series": "SPY:1d", "why": why or None}), PIPELINE)[1]
+    work.models, work.through = {NAME: digest}, through
+    return work
+
+
+def test_the_first_version_of_a_model_serves_on_probation() -> None:
+    delta, (note,) = alias_changes([made(A)], {})
+    assert delta == {(NAME, "champion"): A}
+    assert (note.name, note.at, note.verdict, note.version, note.over) == (NAME, 7, "first", A, None)
+    assert "on probation" in note.reason
+
+
+def test_a_later_version_challenges_and_its_verdict_says_why_it_was_trained() -> None:
+    delta, (note,) = alias_changes([made(B, "drift in close_1")], {(NAME, "champion"): A})
+    assert delta == {(NAME, "challenger"): B}
+    assert (note.verdict, note.version, note.over) == ("challenger", B, A)
+    assert note.reason.endswith("trained because: drift in close_1")
+
+
+@pytest.mark.parametrize(
+    ("aliases", "delta"),
+    [
+        ({"champion": A}, {}),
+        ({"champion": A, "challenger": B}, {}),
+        ({"champion": B, "challenger": A}, {}),
+        ({"champion": A, "challenger": A}, {(NAME, "challenger"): None}),
+    ],
+)
+def test_a_version_that_has_its_alias_keeps_it_and_no_challenger_is_the_champion(
+    aliases: dict[str, str], delta: dict[tuple[str, str], str | None]
+) -> None:
+    found, notes = alias_changes([made(A)], {(NAME, alias): digest for alias, digest in aliases.items()})
+    assert found == delta
+    assert notes == []
+
+
+def test_of_two_new_versions_of_a_model_only_the_later_requests_counts() -> None:
+    delta, notes = alias_changes([made(A), made(B)], {})
+    assert delta == {(NAME, "champion"): B}
+    assert [note.version for note in notes] == [B]
+
+
+@pytest.mark.parametrize("champion", [None, A, C])
+def test_a_batch_that_is_done_again_changes_nothing_more(champion: str | None) -> None:
+    before = {(NAME, "champion"): champion} if champion else {}
+    works = [made(B), made(A)]
+    after = apply(before, alias_changes(works, before)[0])
+    assert alias_changes(works, after) == ({}, [])

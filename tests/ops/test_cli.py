@@ -21,6 +21,7 @@ import redis
 from typer.testing import CliRunner, Result
 
 from modelstore.manifest import Manifest, Serving
+from modelstore.verdicts import Note, Verdicts
 from ops.cli import app
 from ops.commands.follow import percent
 from ops.commands.times import BadTime, parse_time, show_age, show_ns
@@ -511,6 +512,27 @@ def test_version_is_shown_by_any_reference(red10: Red10, models: dict[str, str])
     missing = red10("model", "show", "SPY:1d/close_5@9")
     assert missing.exit_code == 2
     assert "has no version 9" in missing.stderr
+
+
+def test_what_was_decided_about_a_version_is_shown_with_its_reason(
+    red10: Red10, client: redis.Redis, tenant: Tenant, models: dict[str, str]
+) -> None:
+    name, digest = "SPY:1d/close_5", models["SPY:1d/close_5"]
+    notes = [
+        Note(name, DAY, "first", digest, None, "the first version of this model"),
+        Note(name, 2 * DAY, "drift", digest, None, "does worse against naive than it did, since bar 12"),
+        Note(name, 2 * DAY, "dropped", "f" * 64, "e" * 64, "about others"),
+    ]
+    Verdicts(client, tenant.keys).note(notes)
+    found = orjson.loads(red10("model", "show", name, "--json").stdout)["verdicts"]
+    assert [(verdict["verdict"], verdict["at"], verdict["reason"]) for verdict in found] == [
+        (note.verdict, note.at, note.reason) for note in notes[:2]
+    ]
+    shown = red10("model", "show", name).stdout
+    assert "1970-01-03 00:00:00" in shown
+    assert "since bar 12" in " ".join(shown.split())
+    assert "about others" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_releases_are_listed_newest_first_and_shown(red10: Red10, models: dict[str, str]) -> None:

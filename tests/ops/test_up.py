@@ -191,7 +191,7 @@ class Up:
     def notes(self) -> list[list[str]]:
         return [line.split() for line in self.notes_path.read_text().splitlines()] if self.notes_path.exists() else []
 
-    def wait_started(self, workers: int = 2) -> None:
+    def wait_started(self, workers: int = 3) -> None:
         wait_until(lambda: self.count("start") >= workers)
 
     def count(self, what: str) -> int:
@@ -222,12 +222,12 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_stops_the_scorer_then_the_trainer_then_the_servers(up: Up, number: int) -> None:
+def test_ctrl_c_stops_the_workers_in_order_and_then_the_servers(up: Up, number: int) -> None:
     up.wait_started()
     assert up.servers_run() == [True, True]
     out, err = up.end(number)
     assert up.process.returncode == 0, err
-    assert [note[:2] for note in up.notes[2:]] == [["stop", "scorer"], ["stop", "trainer"]]
+    assert [note[:2] for note in up.notes[3:]] == [["stop", "scorer"], ["stop", "trainer"], ["stop", "monitor"]]
     assert up.servers_run() == [False, False]
     for text in ("Redis (streams)", "redis://127.0.0.1:", "http://127.0.0.1:1/metrics"):
         assert text in out
@@ -241,7 +241,7 @@ def test_second_up_on_the_same_directory_is_refused_and_names_the_first(up: Up) 
     assert second.returncode == 2
     assert f"process {up.process.pid}" in err
     assert "Traceback" not in err
-    assert up.count("start") == 2
+    assert up.count("start") == 3
 
 
 def test_lock_is_free_again_however_its_holder_ended(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_killed_servers_and_workers_are_started_again(up: Up) -> None:
             client.execute_command("CONFIG", "SET", "appendfsync", "always")
         os.kill(server.pid, signal.SIGKILL)
         os.kill(int(up.notes[0][2]), signal.SIGKILL)
-        up.wait_started(3)
+        up.wait_started(4)
         wait_until(lambda: read_json(server.directory.server_json).get("pid") != server.pid)
         with connect(server.url) as client:
             assert client.get("kept") == b"yes"
@@ -273,11 +273,11 @@ def test_killed_servers_and_workers_are_started_again(up: Up) -> None:
 def test_killed_up_leaves_no_worker_and_its_servers_to_the_next(up: Up) -> None:
     up.wait_started()
     up.end(signal.SIGKILL)
-    wait_until(lambda: up.count("stop") == 2)
+    wait_until(lambda: up.count("stop") == 3)
     assert up.servers_run() == [True, True]
     pid = read_json(RoleDirectory.of(up.data_dir, "streams").server_json)["pid"]
     up.process = up.start()
-    up.wait_started(4)
+    up.wait_started(6)
     assert read_json(RoleDirectory.of(up.data_dir, "streams").server_json)["pid"] == pid
     up.end(signal.SIGINT)
     assert up.servers_run() == [False, False]
@@ -287,9 +287,9 @@ def test_workers_get_the_flags_but_no_password_on_their_command_line(tmp_path: P
     url = "redis://user:secret@localhost:1"
     settings, origins = load_settings(tenant="t", data_dir=tmp_path, streams_url=url, web_port=0)
     specs = worker_specs(settings, origins)
-    assert [spec.name for spec in specs] == ["scorer", "trainer"]
+    assert [spec.name for spec in specs] == ["scorer", "trainer", "monitor"]
     for spec in specs:
         assert "secret" not in " ".join(spec.argv)
         assert spec.env["RED10_STREAMS_URL"] == url
         assert (spec.env["RED10_TENANT"], spec.env["RED10_DATA_DIR"]) == ("t", str(tmp_path))
-    assert specs[0].env["RED10_WEB_PORT"] != specs[1].env["RED10_WEB_PORT"]
+    assert len({spec.env["RED10_WEB_PORT"] for spec in specs}) == 3
