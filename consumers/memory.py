@@ -136,8 +136,9 @@ def judgements(outcome: Outcome, resolve: Resolve) -> list[Judgement]:
     for at, target in enumerate(outcome.targets):
         aliases = resolve(outcome.releases[outcome.made_by[at]])
         error, naive, rival = outcome.errors[at], outcome.naive_errors[at], outcome.challenger_errors[at]
+        actual = outcome.actuals[at]
         champion = aliases.get((f"{outcome.series}/{target}", CHAMPION)) if aliases is not None else None
-        if aliases is None or champion is None or error is None or naive is None:
+        if aliases is None or champion is None or error is None or naive is None or actual is None:
             continue
         challenger = aliases.get((f"{outcome.series}/{target}", CHALLENGER))
         found.append(
@@ -147,6 +148,7 @@ def judgements(outcome: Outcome, resolve: Resolve) -> list[Judgement]:
                 challenger=challenger if challenger != champion else None,
                 loss=error * error,
                 naive_loss=naive * naive,
+                still_loss=actual * actual,
                 challenger_loss=rival * rival if rival is not None and challenger != champion else None,
             )
         )

@@ -6,7 +6,8 @@ forecast; what is forecast is the naive forecast plus the forest's margin. The k
     NO_CHANGE     0: the price stays at the close, as much volume as lately
     PERSISTENCE   the column stays as it is: prices log(x[t] / close[t]), volume log(volume[t] / mean) as in
                   `consumers.targets`, the mean over the last 20 bars. For the close that is NO_CHANGE
-    MEAN          the mean label of the rows trained on: for prices, their drift
+    MEAN          prices: the column stays where it usually lies from the close, the mean log(x / close) of the rows
+                  trained on. volume: the mean label of those rows
     TIME_OF_DAY   volume of bars below a day: the mean label of the rows trained on whose bar starts in the same five
                   minutes of the UTC day; the mean of all for slots without such rows
 
@@ -63,7 +64,7 @@ class Naive:
         """Take the constants from training rows.
 
         Args:
-            label: float64 (n,), known labels of at least one row.
+            label: float64 (n,), what to take means of, of at least one row: labels, or see `NaiveRows.usual`.
             start: int64 (n,), start of each row's bar, epoch ns.
         """
         if kind in (NaiveKind.NO_CHANGE, NaiveKind.PERSISTENCE):
@@ -127,8 +128,7 @@ def offered(column: str, interval_ns: int) -> tuple[NaiveKind, ...]:
     """
     kinds = [NaiveKind.NO_CHANGE]
     if column != "close":
-        kinds.append(NaiveKind.PERSISTENCE)
-    kinds.append(NaiveKind.MEAN)
+        kinds += (NaiveKind.PERSISTENCE, NaiveKind.MEAN)
     if column == "volume" and interval_ns < DAY_NS:
         kinds.append(NaiveKind.TIME_OF_DAY)
     return tuple(kinds)
@@ -142,11 +142,14 @@ class NaiveRows:
         label: float64 (n,), known labels.
         start: int64 (n,), start of each row's bar, epoch ns.
         persistence: float64 (n,), what `PERSISTENCE` forecasts at the rows.
+        usual: float64 (n,), what `MEAN` is the mean of; `None` for the labels. Of prices not the labels: those have a
+            drift, and the drift of some years is a poor guide to the next.
     """
 
     label: NDArray[np.float64]
     start: NDArray[np.int64]
     persistence: NDArray[np.float64]
+    usual: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, target: Target, bars: BarWindow, rows: NDArray[np.int64], label: NDArray[np.float64]) -> NaiveRows:
@@ -156,11 +159,13 @@ class NaiveRows:
             rows: int64 (n,), index of each row's bar.
             label: float64 (n,), the rows' labels.
         """
-        return cls(label, bars.start[rows], _persistence(target.column, bars)[rows])
+        persistence = _persistence(target.column, bars)[rows]
+        return cls(label, bars.start[rows], persistence, None if target.column == "volume" else persistence)
 
     def fit(self, kind: NaiveKind, train: slice = ALL_ROWS) -> Naive:
         """A naive forecast with the constants of some rows."""
-        return Naive.fitted(kind, self.label[train], self.start[train])
+        values = self.usual if kind is NaiveKind.MEAN and self.usual is not None else self.label
+        return Naive.fitted(kind, values[train], self.start[train])
 
     def residuals(self, naive: Naive, part: slice = ALL_ROWS) -> NDArray[np.float64]:
         """Labels less the naive forecast at some rows, float64: what trees are fitted on."""

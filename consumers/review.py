@@ -6,6 +6,9 @@ Per target three stretches of outcomes are kept, each a function of the outcomes
 - since this challenger met this champion, the losses of both beside naive: may it take its place?
 - the champion's, for drift (`consumers.drift`).
 
+Naive is the champion's own naive forecast or no change, whichever did better over the stretch: what training chose may
+have been a poor choice, and a champion without trees equals it.
+
 Versions are known by their digests, found from the release that made a forecast. A forecast's outcome comes `horizon`
 bars after it, so a promotion is seen here when the new champion's first outcome comes; until then nothing is decided
 about the old pair again.
@@ -44,6 +47,7 @@ class Judgement:
         champion: digest of the version behind the forecast.
         challenger: digest of the version beside it, if there was one.
         loss, naive_loss: squared errors of the champion and of its naive forecast.
+        still_loss: squared error of no change.
         challenger_loss: `None` where the challenger's forecast does not count.
     """
 
@@ -52,6 +56,7 @@ class Judgement:
     challenger: str | None
     loss: float
     naive_loss: float
+    still_loss: float
     challenger_loss: float | None
 
 
@@ -103,7 +108,7 @@ class TargetReview:
         self._horizon = horizon
         self.champion, self._since, self.challenger, self._trial, begin = mark
         self._detector = DriftDetector(horizon, begin)
-        self._alone, self._both = _Rows(2), _Rows(3)
+        self._alone, self._both = _Rows(3), _Rows(4)
 
     @property
     def mark(self) -> Mark:
@@ -136,7 +141,7 @@ class TargetReview:
             acts.append(act)
         change = self._detector.update(bar, ts, found.loss, found.naive_loss)
         if change is not None:
-            self._since, self._alone = bar + 1, _Rows(2)
+            self._since, self._alone = bar + 1, _Rows(3)
             reason = f"does worse against naive than it did, since bar {change.bar}"
             acts.append(Act("drift", self._target, ts, self.champion, None, reason, change=change))
         return acts
@@ -144,26 +149,26 @@ class TargetReview:
     def _meet(self, bar: int, found: Judgement) -> None:
         """Begin anew what a change of versions, or too long a gap, ends."""
         if found.champion != self.champion:
-            self.champion, self._since, self._alone = found.champion, bar, _Rows(2)
+            self.champion, self._since, self._alone = found.champion, bar, _Rows(3)
             self._detector = DriftDetector(self._horizon, bar)
-            self.challenger, self._trial, self._both = None, None, _Rows(3)
+            self.challenger, self._trial, self._both = None, None, _Rows(4)
         if found.challenger is None:
-            self.challenger, self._trial, self._both = None, None, _Rows(3)
+            self.challenger, self._trial, self._both = None, None, _Rows(4)
         elif found.challenger != self.challenger and found.challenger_loss is not None:
-            self.challenger, self._trial, self._both = found.challenger, bar, _Rows(3)
+            self.challenger, self._trial, self._both = found.challenger, bar, _Rows(4)
         if self._since is not None and bar - self._since >= KEEP_BARS:
-            self._since, self._alone = None, _Rows(2)
+            self._since, self._alone = None, _Rows(3)
         if self._trial is not None and bar - self._trial >= KEEP_BARS:
-            self._trial, self._both = None, _Rows(3)
+            self._trial, self._both = None, _Rows(4)
 
     def _collect(self, bar: int, found: Judgement) -> tuple[bool, bool]:
         """Keep the losses; whether the champion's stretch and the trial got one more."""
         alone = self._since is not None and bar >= self._since
         if alone:
-            self._alone.add(found.loss, found.naive_loss)
+            self._alone.add(found.loss, found.naive_loss, found.still_loss)
         both = self._trial is not None and bar >= self._trial and found.challenger == self.challenger
         if both and found.challenger_loss is not None:
-            self._both.add(found.loss, found.naive_loss, found.challenger_loss)
+            self._both.add(found.loss, found.naive_loss, found.still_loss, found.challenger_loss)
             return alone, True
         return alone, False
 
@@ -172,11 +177,11 @@ class TargetReview:
         look = look_number(len(self._both), self._horizon)
         if look is None:
             return None
-        champion, naive, challenger = self._both.arrays()
-        verdict = review(self._horizon, Losses(champion, naive, challenger), look)
+        champion, naive, still, challenger = self._both.arrays()
+        verdict = review(self._horizon, Losses(champion, _stricter(naive, still), challenger), look)
         if verdict.kind not in ("promote", "drop"):
             return None
-        self._trial, self._both = None, _Rows(3)
+        self._trial, self._both = None, _Rows(4)
         kind: ActKind = "promote" if verdict.kind == "promote" else "drop"
         return Act(kind, self._target, ts, self.champion, self.challenger, verdict.reason, verdict.proven)
 
@@ -186,14 +191,19 @@ class TargetReview:
         look = look_number(count, self._horizon)
         if look is None:
             return None
-        champion, naive = self._alone.arrays()
-        verdict = review(self._horizon, Losses(champion, naive), look)
+        champion, naive, still = self._alone.arrays()
+        verdict = review(self._horizon, Losses(champion, _stricter(naive, still)), look)
         if verdict.kind in ("prove", "doubt") or count >= MOST_OUTCOMES:
-            self._since, self._alone = None, _Rows(2)
+            self._since, self._alone = None, _Rows(3)
         if verdict.kind not in ("prove", "doubt"):
             return None
         kind: ActKind = "prove" if verdict.kind == "prove" else "doubt"
         return Act(kind, self._target, ts, self.champion, None, verdict.reason)
+
+
+def _stricter(naive: NDArray[np.float64], still: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The losses of the naive forecast that did better."""
+    return still if still.sum() < naive.sum() else naive
 
 
 class SeriesReview:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from consumers.features import FeatureSet, feature_matrix, load_feature_set
 from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed, fit_series
 from consumers.history import BarWindow
-from consumers.naive import Naive, NaiveKind, offered
+from consumers.naive import Naive, NaiveKind, NaiveRows, offered
 from consumers.targets import VOLUME_BARS, Target, labels
 from modelstore.forest import Forest
 from modelstore.kernel import ForestPack
@@ -239,8 +239,9 @@ def _rivals(walked: Walked, request: FitRequest, window: int, begin: int, until:
         known = np.isfinite(label)
         if not known.any():
             continue
+        found = NaiveRows.of(target, request.bars, np.arange(rows.start, rows.stop)[known], label[known])
         for kind in offered(target.column, interval_ns):
-            naive = Naive.fitted(kind, label[known], request.bars.start[rows][known])
+            naive = found.fit(kind)
             walked.rivals[kind][begin:until, at] = _history(naive, walked, at, begin, until)
 
 

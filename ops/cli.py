@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import data, follow, look, models, report, run
+from ops.commands import data, evaluate, follow, look, models, report, run
 from ops.commands.session import WHERE, remember, with_common
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ follow.register(app)
 models.register(app)
 look.register(app)
 report.register(app)
+evaluate.register(app)
 
 
 def main() -> None:

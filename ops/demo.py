@@ -1,45 +1,67 @@
 """`red10 demo`: the whole job once, on real data, with real servers and workers.
 
-The stocks' history is published as ticks; a scorer and a trainer, both processes of their own, make bars, models,
-predictions and signals of it. The replay runs in lockstep with training: at each of `RETRAIN_AT` it stops, lets the
-scorer catch up, asks for training as of that moment, and goes on when the new release is in force in every partition.
-So the outputs are a function of the data alone, and two runs end with the same digest over all signals.
+The stocks' history is published as ticks, and with it two controls, series made up so that the truth is known: RANDOM,
+in which nothing can be found, and PLANTED, with a relation that flips midway. A scorer and a trainer, both processes of
+their own, make bars, models, predictions, signals and outcomes of it.
 
-Owns nothing in Redis; each run uses a fresh tenant, which stays. A run that is killed leaves its tenant half-filled,
-and its workers stop by themselves.
+The replay runs in lockstep with what decides about models: at each of `PAUSES` it stops, lets the scorer catch up, asks
+for the first training of series that have none, runs the monitor over the new outcomes, waits for the trainings that
+the monitor asks for, and goes on when the release in force has reached every partition. Between pauses nothing about
+models changes. So the outputs are a function of the data alone, and two runs end with the same digest over all signals
+and outcomes.
+
+Owns nothing in Redis; each run uses a fresh tenant, which stays, and writes its report to `TENANT.html` in the data
+directory. A run that is killed leaves its tenant half-filled, and its workers stop by themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import redis
 
+from consumers.monitor import Monitor
 from consumers.requests import post_requests, wait_results
+from consumers.retraining import Rules
+from modelstore.names import CHAMPION, PROVEN, ModelName
 from modelstore.releases import Releases
 from ops.demo_trials import Crash, Latency, Receiver, crash, latency, paced
 from ops.demo_workers import DemoFailed, DemoWorkers
 from ops.embedded import Roles, kept_running, open_roles
 from ops.entries import all_entries
+from ops.report_gather import gather
+from ops.report_html import write_report
+from ops.report_model import Fact
+from ops.report_plots import check_plots
+from ops.report_words import headline
 from ops.status import read_partitions
 from ops.tiling import Tiling, check
 from producers.bars import TICKS_PER_BAR, Bars, to_ticks
+from producers.controls import planted, random_walk
 from producers.publisher import TickPublisher
 from producers.replay import merged, replay
 from producers.sample import load_stocks, stock_splits
 from streams.clients import connect
+from streams.ids import ZERO, StreamID
+from streams.records import Outcome as Judged
 from streams.records import Signal, TrainingRequest, TrainingResult
 from streams.settings import Origins, Settings
 from streams.tenant import Tenant, find_tenant
 
-#: When the replay stops for training, UTC. Four years come before the first.
-RETRAIN_AT = tuple(datetime(year, 1, 1, tzinfo=UTC) for year in range(2004, 2014))
+#: When the replay stops, UTC: every quarter, but for the last year with its trials. Nearly four years without models
+#: come before.
+PAUSES = (
+    *(datetime(2004 + quarter // 4, 1 + quarter % 4 * 3, 1, tzinfo=UTC) for quarter in range(8 * 4 + 1)),
+    datetime(2013, 1, 1, tzinfo=UTC),
+)
+#: All models of a series are trained anew whenever it has grown by this share: by way of the monitor.
+RETRAIN_GROWTH = 0.5
 #: The whole run should end within 90 s on two cores; no single wait may take longer than this, seconds.
 PATIENCE_S = 120.0
 POLL_S = 0.02
@@ -64,13 +86,21 @@ class Display(Protocol):
 
 @dataclass(slots=True)
 class SeriesCount:
-    """What became of one series."""
+    """What became of one series.
+
+    Attributes:
+        models, proven: models in force at the end, and how many of them are proven.
+        predictions, judged: bar closes with predictions, and such that judged earlier ones.
+        refused: why the last training was refused, if it was.
+    """
 
     ticks: int = 0
     bars: int = 0
     models: int = 0
+    proven: int = 0
     trainings: int = 0
     predictions: int = 0
+    judged: int = 0
     signals: int = 0
     refused: str = ""
 
@@ -80,11 +110,15 @@ class Outcome:
     """What a run did.
 
     Attributes:
-        digest: SHA-256 over all signals; the same for every run on the same libraries.
+        digest: SHA-256 over all signals and outcomes; the same for every run on the same libraries.
         replay_s, training_s: seconds spent publishing and scoring at full speed, and waiting for training.
         replayed: ticks that went through in `replay_s`.
+        requested, promotions, drifts: trainings that the monitor asked for, challengers that it made champions, and
+            alarms, one per model.
         crash, latency: what the second half measured; `latency` is `None` if nothing was put out meanwhile.
         tiling: ticks lost and doubled, counted at the end.
+        headline: the sentences that the report opens with.
+        report: its file.
     """
 
     tenant: str
@@ -95,15 +129,26 @@ class Outcome:
     replayed: int = 0
     training_s: float = 0.0
     versions: int = 0
+    requested: int = 0
+    promotions: int = 0
+    drifts: int = 0
     crash: Crash | None = None
     latency: Latency | None = None
     tiling: Tiling = field(default_factory=Tiling)
+    headline: tuple[str, ...] = ()
+    report: Path | None = None
 
 
 def demo_settings(settings: Settings, origins: Origins, now: datetime) -> tuple[Settings, Origins]:
     """The settings of a run: daily bars in a fresh tenant; everything else as it was given."""
     tenant = settings.tenant if origins["tenant"] != "default" else f"demo-{now:%Y%m%d-%H%M%S}"
-    changed = {"tenant": tenant, "intervals": ("1d",), "partitions": 4, "lease_ms": LEASE_MS}
+    changed = {
+        "tenant": tenant,
+        "intervals": ("1d",),
+        "partitions": 4,
+        "lease_ms": LEASE_MS,
+        "retrain_growth": RETRAIN_GROWTH,
+    }
     return settings.model_copy(update=changed), {**origins, **dict.fromkeys(changed, "flag")}
 
 
@@ -118,12 +163,13 @@ def run(settings: Settings, origins: Origins, display: Display, say: Callable[[s
     """
     began = time.monotonic()
     settings, origins = demo_settings(settings, origins, datetime.now(UTC))
-    stocks = load_stocks()
+    series = {**load_stocks(), **{name: bars for bars in (random_walk(), planted()) for name in bars.names}}
+    check_plots()
     display.phase("starting Redis")
     with open_roles(settings, progress=display.phase) as roles:
         log = settings.data_dir / f"{settings.tenant}.log"
         with kept_running(roles.embedded.values(), say), DemoWorkers(roles, origins, log, say) as workers:
-            demo = _Demo(roles, origins, display, stocks, workers)
+            demo = _Demo(roles, origins, display, series, workers)
             demo.run()
             demo.outcome.seconds = time.monotonic() - began
             return demo.outcome
@@ -133,7 +179,7 @@ class _Demo:
     """One run."""
 
     def __init__(
-        self, roles: Roles, origins: Origins, display: Display, stocks: Mapping[str, Bars], workers: DemoWorkers
+        self, roles: Roles, origins: Origins, display: Display, series: Mapping[str, Bars], workers: DemoWorkers
     ) -> None:
         settings = roles.settings
         self._workers = workers
@@ -145,10 +191,11 @@ class _Demo:
         self._streams: redis.Redis = connect(settings.streams_url, block_ms=5000)
         self._models: redis.Redis = connect(settings.models_url)
         self._publisher = TickPublisher(settings, origins=origins)
-        self._stocks = stocks
-        self._tables = [to_ticks(bars) for bars in stocks.values()]
+        self._bars = series
+        self._tables = [to_ticks(bars) for bars in series.values()]
         self._total = sum(map(len, self._tables))
         self._done = 0
+        self._known = ZERO
         self.outcome = Outcome(settings.tenant)
 
     @property
@@ -166,19 +213,23 @@ class _Demo:
                 raise DemoFailed(
                     f"tenant {self._settings.tenant!r} exists, and the demo needs a fresh one: leave --tenant out"
                 )
+            rules = Rules.of(self._settings, self._tenant.pipeline)
+            monitor = Monitor(streams=self._streams, models=self._models, tenant=self._tenant, rules=rules)
             start: int | None = None
-            for at in RETRAIN_AT:
+            for at in PAUSES:
                 moment = _ns(at)
                 if at == TRIALS_UNTIL:
                     start = self._trials(start, moment)
                 self._replay(start, moment)
-                self._train(moment, at)
+                self._review(monitor, moment, at)
                 start = moment
             self._replay(start, None)
             last = max(int(table.ts[-1]) for table in self._tables)
             self._clock(last - last % (86_400 * 1_000_000_000) + 86_400 * 1_000_000_000)
+            self._review(monitor, None, None)
             self._display.phase("counting")
             self._count()
+            self._report()
         finally:
             self._publisher.close()
             self._streams.close()
@@ -241,22 +292,53 @@ class _Demo:
             if all(part.last is None or part.checkpoint == part.last for part in partitions):
                 return
 
-    def _train(self, as_of: int, at: datetime) -> None:
+    def _review(self, monitor: Monitor, as_of: int | None, at: datetime | None) -> None:
+        """Have series without models trained at the turn of a year, and the monitor decide on all new outcomes."""
         began = time.monotonic()
-        series = [f"{name}:1d" for name, bars in self._stocks.items() if int(bars.start[0]) < as_of]
-        self._display.phase(f"training on the bars before {at:%Y-%m-%d}: {', '.join(series)}")
-        keys = self._tenant.keys
-        wanted = [TrainingRequest(series=name, as_of=as_of) for name in series]
-        requests = post_requests(self._streams, keys, wanted)
-        results = wait_results(self._streams, keys, requests, timeout_s=PATIENCE_S)
-        for result in results.values():
-            self._take(result)
-        if any(result.status == "done" for result in results.values()):
-            self._in_force()
+        if at is not None and as_of is not None and at.month == 1:
+            wanted = [
+                f"{name}:1d"
+                for name, bars in self._bars.items()
+                if int(bars.start[0]) < as_of and not self._count_of(f"{name}:1d").models
+            ]
+            post_requests(
+                self._streams,
+                self._tenant.keys,
+                [TrainingRequest(series=name, as_of=as_of, why="the series has no models yet") for name in wanted],
+            )
+        self._display.phase("monitoring: what did the forecasts come to?")
+        # A training that was asked for has to be done before the next outcomes are decided on, else it would depend
+        # on the trainer's pace whether a challenger is still there when it is to be promoted.
+        self._await_trainings(at)
+        while monitor.take():
+            monitor.judge()
+            report = monitor.settle()
+            self.outcome.promotions += report.promotions
+            self.outcome.drifts += report.drifts
+            self._await_trainings(at)
+        self._in_force()
         self.outcome.training_s += time.monotonic() - began
 
+    def _await_trainings(self, at: datetime | None) -> None:
+        """Wait for the results of all requests that were posted since the last time."""
+        keys = self._tenant.keys
+        posted: dict[StreamID, TrainingRequest] = {}
+        for entry, fields in all_entries(self._streams, keys.requests, after=self._known):
+            posted[entry] = TrainingRequest.from_fields(fields)
+            self._known = entry
+        if not posted:
+            return
+        what = ", ".join(dict.fromkeys(request.series for request in posted.values()))
+        self._display.phase(f"training{'' if at is None else f' on the bars before {at:%Y-%m-%d}'}: {what}")
+        self.outcome.requested += sum(request.id is not None for request in posted.values())
+        for result in wait_results(self._streams, keys, list(posted), timeout_s=PATIENCE_S).values():
+            self._take(result)
+
+    def _count_of(self, series: str) -> SeriesCount:
+        return self.outcome.series.setdefault(series, SeriesCount())
+
     def _take(self, result: TrainingResult) -> None:
-        count = self.outcome.series.setdefault(result.series, SeriesCount())
+        count = self._count_of(result.series)
         if result.status == "failed":
             raise DemoFailed(f"training {result.series} failed: {result.reason}")
         if result.status == "refused":
@@ -264,13 +346,14 @@ class _Demo:
             return
         count.refused = ""
         count.trainings += 1
-        count.models = len(result.versions)
+        count.models = max(count.models, len(result.versions))
         self.outcome.versions += len(result.versions)
 
     def _in_force(self) -> None:
         """Wait until the store's release is in force in every partition."""
         info = Releases(self._models, self._tenant.keys).current()
-        assert info is not None, "training made one"
+        if info is None:
+            return
         for _ in self._until("the new release is in force"):
             if all(part.release == info.id for part in read_partitions(self._streams, self._tenant)):
                 return
@@ -288,38 +371,82 @@ class _Demo:
 
     def _count(self) -> None:
         outcome, tenant = self.outcome, self._tenant
-        for name, bars in self._stocks.items():
-            outcome.series.setdefault(f"{name}:1d", SeriesCount()).ticks = len(bars) * TICKS_PER_BAR
-        signals: list[dict[bytes, bytes]] = []
+        for name, bars in self._bars.items():
+            self._count_of(f"{name}:1d").ticks = len(bars) * TICKS_PER_BAR
+        signals: list[Signal] = []
+        judged: list[Judged] = []
         for partition in range(tenant.partitions):
             keys = tenant.keys.partition(partition)
-            signals += [fields for _, fields in all_entries(self._streams, keys.signals)]
-            predicted = Counter(
-                fields[b"series"].decode() for _, fields in all_entries(self._streams, keys.predictions)
-            )
-            for series, count in predicted.items():
-                outcome.series[series].predictions = count
-        for series, count in Counter(fields[b"series"].decode() for fields in signals).items():
-            outcome.series[series].signals = count
+            signals += [Signal.from_fields(fields) for _, fields in all_entries(self._streams, keys.signals)]
+            judged += [Judged.from_fields(fields) for _, fields in all_entries(self._streams, keys.outcomes)]
+            for _, fields in all_entries(self._streams, keys.predictions):
+                self._count_of(fields[b"series"].decode()).predictions += 1
+        for signal in signals:
+            self._count_of(signal.series).signals += 1
+        for record in judged:
+            self._count_of(record.series).judged += bool(record.targets)
         for series, counted in outcome.series.items():
             symbol = series.partition(":")[0]
             counted.bars = int(self._streams.xlen(tenant.keys.partition(tenant.partition_of(symbol)).bars(series)))
-        outcome.digest = signals_digest(signals)
+        self._count_models()
+        outcome.digest = outputs_digest([*signals, *judged])
         outcome.tiling = check(self._streams, tenant)
+
+    def _report(self) -> None:
+        """Write the report."""
+        self._display.phase("writing the report")
+        found = gather(
+            self._streams, self._models, self._tenant, facts=facts_of(self.outcome), caveats=(replayed_text(),)
+        )
+        self.outcome.headline = headline(found)
+        self.outcome.report = self._settings.data_dir / f"{self.outcome.tenant}.html"
+        write_report(found, self.outcome.report)
+
+    def _count_models(self) -> None:
+        releases = Releases(self._models, self._tenant.keys)
+        info = releases.current()
+        aliases = releases.get(info.id).aliases if info is not None else {}
+        for (name, alias), digest in aliases.items():
+            counted = self._count_of(ModelName.parse(name).series)
+            if alias == PROVEN:
+                counted.proven += aliases.get((name, CHAMPION)) == digest
 
 
 def _ns(at: datetime) -> int:
     return int(at.timestamp()) * 1_000_000_000
 
 
-def signals_digest(signals: Sequence[Mapping[bytes, bytes]]) -> str:
-    """SHA-256 over signals in order of time and series; `src` names entry ids, which differ from run to run."""
-    lines = []
-    for fields in signals:
-        signal = Signal.from_fields(fields)
-        text = signal.model_dump_json(exclude={"src"})
-        lines.append((signal.ts, signal.series, text))
-    return hashlib.sha256("\n".join(text for _, _, text in sorted(lines)).encode()).hexdigest()
+def outputs_digest(records: Iterable[Signal | Judged]) -> str:
+    """SHA-256 over records in order of time and series; `src` names entry ids, which differ from run to run."""
+    lines = sorted((record.ts, record.series, record.model_dump_json(exclude={"src"})) for record in records)
+    return hashlib.sha256("\n".join(text for _, _, text in lines).encode()).hexdigest()
+
+
+def facts_of(outcome: Outcome) -> list[Fact]:
+    """What a run measured, for its report."""
+    tiling = outcome.tiling
+    facts = [
+        Fact("ticks", f"{tiling.ticks:,}", f"{tiling.lost} lost, {tiling.doubled} counted twice, by a recount"),
+        Fact("model versions trained", f"{outcome.versions:,}", f"{outcome.requested} requests by the monitor"),
+    ]
+    if outcome.crash is not None:
+        killed = " and ".join(outcome.crash.killed)
+        back = f"with all {outcome.crash.models} models, after {killed} were killed"
+        facts.append(Fact("back after a crash", f"{outcome.crash.back_s:.1f} s", back))
+    if outcome.latency is not None:
+        rate = f"tick to signal at {outcome.latency.rate:,.0f} ticks/s"
+        facts.append(Fact("latency, p50", f"{outcome.latency.p50_ms:.1f} ms", rate))
+        facts.append(Fact("latency, p99", f"{outcome.latency.p99_ms:.1f} ms", rate))
+    facts.append(Fact("digest", outcome.digest[:16], "of all signals and outcomes: the same in every run"))
+    return facts
+
+
+def replayed_text() -> str:
+    """What the data is, as a caveat."""
+    return (
+        f"Daily bars replayed as ticks. Each bar became {TICKS_PER_BAR} ticks in an order that the data does not tell; "
+        f"prices are adjusted for splits ({splits_text()}), not for dividends."
+    )
 
 
 def splits_text() -> str:

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from ops.demo import LEASE_MS, RETRAIN_AT, Outcome, splits_text
+from ops.demo import LEASE_MS, Outcome, splits_text
 from producers.bars import TICKS_PER_BAR
+from producers.controls import FLIPS_AT
 
 
 class _CutText(TextColumn):
@@ -84,26 +85,35 @@ def opening(console: Console) -> None:
         f"{splits_text()}.\n",
         highlight=False,
     )
+    console.print(
+        "With them go two series that are made up: [bold]RANDOM[/bold], in which there is nothing to\n"
+        f"find, and [bold]PLANTED[/bold], with a relation that turns round in {FLIPS_AT:%B %Y}.\n",
+        highlight=False,
+    )
 
 
 def closing(console: Console, outcome: Outcome) -> None:
     """The table and what it says."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("series", "ticks", "bars", "models", "trained", "predictions", "signals"):
+    for column in ("series", "ticks", "bars", "models", "proven", "trained", "judged", "signals"):
         table.add_column(column, justify="left" if column == "series" else "right")
     for series, count in sorted(outcome.series.items()):
-        cells = (count.ticks, count.bars, count.models, count.trainings, count.predictions, count.signals)
+        cells = (getattr(count, name) for name in _TOTALS)
         table.add_row(series, *(f"{cell:,}" for cell in cells))
     total = [sum(getattr(count, name) for count in outcome.series.values()) for name in _TOTALS]
     table.add_section()
     table.add_row("all", *(f"{number:,}" for number in total), style="bold")
     console.print(table)
+    for sentence in outcome.headline:
+        _say(console, f"[bold]·[/bold] {escape(sentence)}")
+    console.print()
     for series, count in sorted(outcome.series.items()):
         if count.refused:
             _say(console, f"[bold]{series}[/bold] has no models: {escape(count.refused)}")
     _say(
         console,
-        f"{len(RETRAIN_AT)} trainings made {outcome.versions:,} model versions in {outcome.training_s:.1f} s. "
+        f"{sum(count.trainings for count in outcome.series.values())} trainings, {outcome.requested} of them asked for "
+        f"by the monitor, made {outcome.versions:,} model versions in {outcome.training_s:.1f} s. "
         f"At full speed {outcome.replayed:,} ticks went through in {outcome.replay_s:.1f} s: "
         f"{outcome.replayed / outcome.replay_s:,.0f} ticks/s, waiting included.",
     )
@@ -127,7 +137,7 @@ def closing(console: Console, outcome: Outcome) -> None:
         f"{tiling.doubled} counted twice[/bold]. All in {outcome.seconds:.1f} s.\n",
     )
     # On a line of its own: with words beside it it would not fit 80 columns.
-    console.print(f"digest of all signals\n[bold]{outcome.digest}[/bold]", highlight=False, soft_wrap=True)
+    console.print(f"digest of all signals and outcomes\n[bold]{outcome.digest}[/bold]", highlight=False, soft_wrap=True)
     console.print("(the same in every run on the same versions of the libraries)\n", style="dim")
 
 
@@ -135,7 +145,7 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False)
 
 
-_TOTALS = ("ticks", "bars", "models", "trainings", "predictions", "signals")
+_TOTALS = ("ticks", "bars", "models", "proven", "trainings", "judged", "signals")
 
 
 def next_commands(tenant: str, data_dir: Path) -> list[tuple[str, str]]:
@@ -145,6 +155,7 @@ def next_commands(tenant: str, data_dir: Path) -> list[tuple[str, str]]:
     if data_dir != Path("red10-data"):
         where += f" --data-dir {data_dir}"
     return [
+        (f"{red10} report{where}", "the report once more, from what is in Redis"),
         (f"{red10} signals -n 10{where}", "the last signals"),
         (f"{red10} predictions --symbol AAPL -n 3{where}", "what the models said of AAPL"),
         (f"{red10} model show AAPL:1d/close_10{where}", "one of the models"),
@@ -164,6 +175,12 @@ def executable() -> str:
         return "red10"
     relative = os.path.relpath(here)
     return str(here) if relative.startswith("..") else relative
+
+
+def print_report(console: Console, report: Path) -> None:
+    """Where the report is, on a line of its own, so that it can be copied whole."""
+    console.print("The report, with plots: open it in a browser", highlight=False)
+    console.print(f"  {report}\n", highlight=False, soft_wrap=True)
 
 
 def print_next(console: Console, commands: list[tuple[str, str]]) -> None:

@@ -74,9 +74,11 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
         _came(f"{name}, promotion", "of a model that beats the old one", promoted, FLIP_NS),
     ]
     if promoted is not None:
-        after = losses.between(promoted.ts + _days(horizon), last).skill(horizon, level)
-        held = None if after is None else 0 < after.low <= there
-        found.append(Expectation(f"{name}, from then on", "skill above 0 again", _told(after), held))
+        after = losses.after_switch(promoted.ts).skill(horizon, level)
+        left = attainable_skill(-PHI, horizon)
+        should = f"skill above 0 again, and no more than the {percent(left)} that there is now"
+        held = None if after is None else 0 < after.low <= left
+        found.append(Expectation(f"{name}, with new models", should, _told(after), held))
     return found
 
 

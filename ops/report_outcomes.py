@@ -176,6 +176,7 @@ class Losses:
         naive: of the strictest naive forecast.
         against: what that is called; "" for the one that the versions start from.
         said, came: the forecast label, and the label that came.
+        made_by: int32, number of the release that made the forecast.
     """
 
     ts: NDArray[np.int64]
@@ -184,11 +185,24 @@ class Losses:
     against: str
     said: NDArray[np.float64]
     came: NDArray[np.float64]
+    made_by: NDArray[np.int32]
 
     def between(self, begin: int, end: int) -> Losses:
         """Of the bars that end after `begin` and not after `end`, ns; against the same naive forecast."""
-        some = (self.ts > begin) & (self.ts <= end)
-        return Losses(self.ts[some], self.loss[some], self.naive[some], self.against, self.said[some], self.came[some])
+        return self._some((self.ts > begin) & (self.ts <= end))
+
+    def after_switch(self, ts: int) -> Losses:
+        """Forecasts that were made with releases that came into force after `ts`, ns."""
+        before = np.flatnonzero(self.ts <= ts)
+        if not len(before):
+            return self
+        return self._some((self.ts > ts) & (self.made_by > self.made_by[before].max()))
+
+    def _some(self, some: NDArray[np.bool_]) -> Losses:
+        return Losses(
+            self.ts[some], self.loss[some], self.naive[some], self.against, self.said[some], self.came[some],
+            self.made_by[some],
+        )  # fmt: skip
 
     def skill(self, horizon: int, level: float = 0.95) -> Skill | None:
         """Skill with its interval; `None` where it cannot be tested."""
@@ -220,7 +234,7 @@ def losses_of(found: SeriesOutcomes, at: int, bars: BarWindow, ends: NDArray[np.
             # Forecasts are float32 on their way here: the same naive forecast must not win by rounding.
             if np.isfinite(loss).all() and loss.sum() < naive.sum() * (1 - 1e-6):
                 naive, against = loss, NAIVE_NAMES[kind.name.lower()]
-    return Losses(ts, error**2, naive, against, came + error, came)
+    return Losses(ts, error**2, naive, against, came + error, came, found.made_by[chosen, at])
 
 
 def cell_of(target: Target, losses: Losses, made: Sequence[tuple[Made, int]], level: float) -> Cell:

@@ -187,7 +187,7 @@ class Outcome(Record):
     errors: Vector = Field(description="of the champion; null where none was forecast")
     naive_errors: Vector = Field(description="of the champion's naive forecast")
     challenger_errors: Vector = Field(description="of the challenger; null where there was none")
-    hits: Vector = Field(description="close only: 1 if the forecast had the sign of what came, 0 if not, null if it had none")
+    hits: Vector = Field(description="close only: 1 if the forecast had the sign of what came, 0 if not, else null")
     releases: Names = Field(description="ids of the releases that the forecasts were made with")
     made_by: Annotated[tuple[int, ...], BeforeValidator(_from_json)] = Field(
         description="per target the index of its release in `releases`"

@@ -31,7 +31,7 @@ def demo(session: Session) -> None:
     Five stocks, 13 years of daily bars; each run uses a tenant of its own, which stays and can be looked at.
     """
     from ops.demo import run
-    from ops.demo_view import LiveDisplay, closing, next_commands, opening, print_next
+    from ops.demo_view import LiveDisplay, closing, next_commands, opening, print_next, print_report
 
     settings, origins = session.load()
     opening(session.out)
@@ -42,6 +42,8 @@ def demo(session: Session) -> None:
         session.say("Broken off. `red10 demo` begins anew, in a fresh tenant.")
         raise
     closing(session.out, outcome)
+    if outcome.report is not None:
+        print_report(session.out, outcome.report)
     print_next(session.out, next_commands(outcome.tenant, settings.data_dir))
 
 

@@ -56,12 +56,12 @@ def _effect(gain: Values, horizon: int) -> float:
 
 @pytest.mark.parametrize("size", [0.02, 0.14])
 @pytest.mark.parametrize("horizon", [5, 30])
-def test_noise_is_promoted_or_proven_in_at_most_a_twentieth_of_trials_over_all_looks(horizon: int, size: float) -> None:
+def test_noise_is_promoted_or_proven_in_one_of_fifty_trials_at_most_over_all_looks(horizon: int, size: float) -> None:
     trials = [_worthless(seed, horizon, size) for seed in range(200)]
     promoted = [_final(horizon, losses)[1].kind == "promote" for losses in trials]
-    assert np.mean(promoted) <= 0.05
+    assert np.mean(promoted) <= 0.02
     proven = [_final(horizon, Losses(losses.champion, losses.naive))[1].kind == "prove" for losses in trials]
-    assert np.mean(proven) <= 0.05
+    assert np.mean(proven) <= 0.02
 
 
 @pytest.mark.parametrize("horizon", [5, 30])
@@ -94,7 +94,7 @@ def test_one_plain_test_repeated_at_every_look_would_prove_noise_too_often(horiz
     for seed in range(200):
         losses = _worthless(seed, horizon, 0.02)
         tests = [har_mean((losses.naive - losses.champion)[:count], horizon) for count in looks(horizon)]
-        found.append(any(test is not None and test.t > critical(test.dof, ALPHA) for test in tests))
+        found.append(any(test is not None and test.t > critical(test.dof, 0.05) for test in tests))
     assert np.mean(found) > 0.1
 
 

@@ -43,8 +43,8 @@ def forecasts_at(bar: int, release: str = "r") -> Forecasts:
     return Forecasts(values, values + 100, values + 200, release)
 
 
-def judged_by_hand(made: dict[int, Forecasts], bar: int, actuals: NDArray[np.float64]) -> dict[str, tuple[float, ...]]:
-    found = {}
+def judged_by_hand(made: dict[int, Forecasts], bar: int, actuals: NDArray[np.float64]) -> dict[str, tuple[object, ...]]:
+    found: dict[str, tuple[object, ...]] = {}
     for index, (name, target) in enumerate(TARGETS.items()):
         said = made.get(bar - target.horizon)
         if said is not None and np.isfinite(said.values[index]):
@@ -75,7 +75,7 @@ def test_every_forecast_is_judged_once_at_its_horizon_with_or_without_a_restart(
     log = JUDGE.log()
     kept: dict[int, Forecasts] = {}
     for bar, release in enumerate(made):
-        actuals = np.arange(len(NAMES)) * 0.01 + bar
+        actuals = np.arange(len(NAMES), dtype=np.float64) * 0.01 + bar
         found = JUDGE.judge(log, bar, actuals)
         assert as_dict(found) == judged_by_hand(kept, bar, actuals)
         if found is not None:
@@ -96,11 +96,11 @@ def read_back(kept: dict[int, Forecasts], newest: int) -> ForecastLog:
     """A log made of what the newest bars' entries carry."""
     log = JUDGE.log()
     for bar in range(max(0, newest + 1 - JUDGE.bars), newest + 1):
-        fields = {}
+        fields: dict[bytes, bytes] = {}
         if bar in kept:
             said = kept[bar]
-            fields = {b"values": said.values, b"naive": said.naive, b"challengers": said.challengers}
-            fields = {name: vector(value).encode() for name, value in fields.items()}
+            vectors = {b"values": said.values, b"naive": said.naive, b"challengers": said.challengers}
+            fields = {name: vector(value).encode() for name, value in vectors.items()}
             fields[b"release"] = said.release.encode()
         log.keep(bar, read_forecasts(fields, len(NAMES)))
     return log

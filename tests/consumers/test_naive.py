@@ -94,8 +94,20 @@ def test_the_mean_is_that_of_the_rows_trained_on() -> None:
     assert naive.history(Target("close", 5), random_bars(2)).tolist() == [3.0, 3.0]
 
 
+def test_the_mean_of_a_price_is_its_usual_distance_from_the_close_and_no_drift() -> None:
+    bars = random_bars(200)
+    bars.values[:, :4] *= np.exp(0.05 * np.arange(200))[:, None]
+    target, rows = Target("high", 5), np.arange(50, 150)
+    found = NaiveRows.of(target, bars, rows, labels(target, bars)[rows]).fit(NaiveKind.MEAN)
+    usual = np.log(bars.values[50:150, 1] / bars.values[50:150, 3]).mean()
+    assert found.table[0] == pytest.approx(usual, rel=1e-6)
+    target = Target("volume", 5)
+    label = labels(target, bars)[rows]
+    assert NaiveRows.of(target, bars, rows, label).fit(NaiveKind.MEAN).table[0] == np.float32(label.mean())
+
+
 def test_kinds_are_offered_where_they_mean_something() -> None:
-    assert offered("close", MINUTE_NS) == (NaiveKind.NO_CHANGE, NaiveKind.MEAN)
+    assert offered("close", MINUTE_NS) == (NaiveKind.NO_CHANGE,)
     assert offered("high", MINUTE_NS) == (NaiveKind.NO_CHANGE, NaiveKind.PERSISTENCE, NaiveKind.MEAN)
     assert NaiveKind.TIME_OF_DAY in offered("volume", MINUTE_NS)
     assert NaiveKind.TIME_OF_DAY not in offered("volume", DAY_NS)
@@ -125,7 +137,7 @@ def test_constants_come_from_the_training_part_alone() -> None:
     # The mean flips its sign between the training and the test part: only one who looks ahead takes the mean.
     label = np.r_[np.full(45, 1.0), np.full(5, 0.0), np.full(50, -1.0)]
     start = np.arange(100, dtype=np.int64) * DAY_NS
-    kinds = offered("close", DAY_NS)
+    kinds = (NaiveKind.NO_CHANGE, NaiveKind.MEAN)
     assert (
         NaiveRows(label, start, np.zeros(100)).choose(kinds, [(slice(0, 45), slice(50, 100))], 1) == NaiveKind.NO_CHANGE
     )
@@ -151,7 +163,7 @@ def test_a_table_that_does_not_fit_its_kind_is_refused() -> None:
 
 def test_the_simpler_kind_stays_unless_another_is_better_by_more_than_chance() -> None:
     """On noise whose mean is 0 the mean label often has the least error over a few years, by luck."""
-    kinds, start = offered("close", DAY_NS), np.arange(900, dtype=np.int64) * DAY_NS
+    kinds, start = (NaiveKind.NO_CHANGE, NaiveKind.MEAN), np.arange(900, dtype=np.int64) * DAY_NS
     lower = taken = 0
     for seed in range(40):
         label = np.random.default_rng(seed).normal(0, 1, 900)

@@ -21,7 +21,7 @@ from consumers import partition
 from consumers.metrics import Metrics
 from consumers.partition import BatchSize, PartitionTask
 from consumers.policy import Hysteresis
-from consumers.scorer import Spec
+from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
 from streams.channel import WorkChannel
 from streams.clients import connect_async, read_raw

@@ -11,12 +11,19 @@ HORIZONS = {"close_1": 1, "close_5": 5}
 
 
 def judgement(
-    target: str, bar: int, champion: str, challenger: str | None, size: float = 1.0, rival: float | None = 1.0
+    target: str,
+    bar: int,
+    champion: str,
+    challenger: str | None,
+    size: float = 1.0,
+    rival: float | None = 1.0,
+    still: float = 1.0,
 ) -> Judgement:
-    """Losses of made-up forecasts: `size` and `rival` are how large the errors are beside naive, about."""
+    """Losses of made-up forecasts: `size`, `rival` and `still` (no change) say how large errors are beside naive."""
     naive, one, two = np.random.default_rng((bar, HORIZONS[target])).standard_normal(3).tolist()
     loss, other = (naive * (size + 0.1 * one)) ** 2, None if rival is None else (naive * (rival + 0.1 * two)) ** 2
-    return Judgement(target, champion, challenger, loss, naive**2, None if challenger is None else other)
+    no_change = (naive * still) ** 2
+    return Judgement(target, champion, challenger, loss, naive**2, no_change, None if challenger is None else other)
 
 
 def test_a_trial_ends_with_the_gates_last_look_and_is_not_begun_again() -> None:
@@ -112,3 +119,16 @@ def test_what_is_needed_again_begins_with_the_earliest_of_the_three_stretches() 
     for mark in (("a", None, "b", 10, 500), ("a", 10, "b", 500, 500), ("a", 10, None, None, 500)):
         assert SeriesReview(HORIZONS, {"close_1": mark}).needed_from(600) == 10
     assert SeriesReview(HORIZONS, {"close_1": ("a", None, None, None, 500)}).needed_from(600) == 500
+
+
+def test_a_champion_that_equals_a_poor_naive_forecast_is_doubted_where_no_change_does_better() -> None:
+    """Such as the mean of a boom, forecast ever after by a champion without trees."""
+    review = SeriesReview(HORIZONS, {})
+    acts: list[Act] = []
+    for bar in range(400):
+        naive = np.random.default_rng(bar).standard_normal() ** 2 + 1
+        rival = "m" if bar >= 200 else None
+        found = Judgement("close_1", "c", rival, naive, naive, naive - 0.8, None if rival is None else naive - 0.8)
+        acts += review.take(bar, bar, [found])[0]
+    assert [act.kind for act in acts] == ["doubt", "promote"]
+    assert not acts[1].proven, "what equals no change is harmless, not skilled"

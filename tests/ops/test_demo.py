@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ops.demo import signals_digest
+from ops.demo import outputs_digest
 from ops.demo_trials import latency
 from ops.demo_view import LiveDisplay
 from streams.ids import StreamID
+from streams.records import Outcome, Signal
 
 #: One model per series, of few trees: what is tested is the run, not the models.
 SMALL = {"RED10_HORIZONS": "10", "RED10_COLUMNS": "close", "RED10_ROUNDS": "10", "RED10_PROCESSES": "1"}
@@ -40,15 +41,17 @@ def test_two_runs_end_with_the_same_digest_and_their_next_commands_work(tmp_path
         run = red10(tmp_path, "demo")
         assert run.returncode == 0, run.stdout + run.stderr
         text = re.sub(r"\s+", " ", run.stdout)
-        assert "48,616 ticks, 0 set aside, 0 lost, 0 counted twice" in text
+        assert "75,760 ticks, 0 set aside, 0 lost, 0 counted twice" in text
         assert "FB:1d has no models" in text
-        assert re.search(r"were killed \(SIGKILL\) on the way: back in [\d.]+ s with all 4 models", text)
+        assert re.search(r"were killed \(SIGKILL\) on the way: back in [\d.]+ s with all 6 models", text)
         assert re.search(r"p50 [\d.]+ ms, p99 [\d.]+ ms", text)
-        digests += re.findall(r"digest of all signals ([0-9a-f]{64})", text)
+        digests += re.findall(r"digest of all signals and outcomes ([0-9a-f]{64})", text)
     assert len(digests) == 2
     assert digests[0] == digests[1]
+    [page] = re.findall(r"^  (\S+\.html)$", run.stdout, re.MULTILINE)
+    assert "PLANTED:1d/close_10" in (tmp_path / page).read_text()
     commands = re.findall(r"^  \S+ -m red10 (.*)$", run.stdout, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         again = red10(tmp_path, *command.split())
         assert again.returncode == 0, command + again.stderr
@@ -66,22 +69,31 @@ def test_progress_keeps_its_figures_in_80_columns_however_long_the_phase() -> No
     assert re.search(r"^\S ━\S* +11568/48616 0:00:0\d training on the bars before 2006-01-01", last), last
 
 
-def signal(series: str, ts: int, **changes: str) -> dict[bytes, bytes]:
+def signal(series: str, ts: int, **changes: str) -> Signal:
     fields = {
         "series": series, "ts": str(ts), "bar": "1", "side": "buy", "position": "1", "strength": "2.0",
         "expected_return": "0.1", "cost": "0.01", "horizon": "5", "price": "9.0", "valid_until": "9", "release": "r",
         "version": "v", "model_age": "1", "proven": "0", "in_range": "1", "src": "0:1-0:0:0", **changes,
     }  # fmt: skip
-    return {name.encode(): value.encode() for name, value in fields.items()}
+    return Signal.from_fields(fields)
 
 
-def test_the_digest_depends_on_what_signals_say_and_not_on_where_they_stand() -> None:
-    one, two = signal("A:1d", 1), signal("B:1d", 1)
-    digest = signals_digest([one, two])
-    assert signals_digest([two, one]) == digest
-    assert signals_digest([signal("A:1d", 1, src="0:7-7:0:2"), two]) == digest
-    assert signals_digest([signal("A:1d", 1, price="9.5"), two]) != digest
-    assert signals_digest([one]) != digest
+def outcome(series: str, ts: int, **changes: str) -> Outcome:
+    lists = dict.fromkeys(
+        ("targets", "actuals", "errors", "naive_errors", "challenger_errors", "hits", "releases", "made_by"), "[]"
+    )
+    rest = {"bar": "1", "position": "0", "profit": "0.0", "market": "0.0", "src": "0:1-0:0:1"}
+    return Outcome.from_fields({"series": series, "ts": str(ts), **lists, **rest, **changes})
+
+
+def test_the_digest_depends_on_what_is_said_and_not_on_where_it_stands() -> None:
+    one, two, told = signal("A:1d", 1), signal("B:1d", 1), outcome("A:1d", 1)
+    digest = outputs_digest([one, two, told])
+    assert outputs_digest([told, two, one]) == digest
+    assert outputs_digest([signal("A:1d", 1, src="0:7-7:0:2"), two, told]) == digest
+    assert outputs_digest([signal("A:1d", 1, price="9.5"), two, told]) != digest
+    assert outputs_digest([one, two, outcome("A:1d", 1, profit="0.1")]) != digest
+    assert outputs_digest([one, two]) != digest
 
 
 def test_latency_counts_what_was_due_and_arrived() -> None:

@@ -282,7 +282,8 @@ def planted(before: float, after: float, recovered: float, events: tuple[Event, 
     came = random.normal(0, 0.03, 3000)
     skill = np.where(ts < FLIP_NS, before, np.where(ts < FLIP_NS + 200 * DAY_NS, after, recovered))
     naive = came**2
-    losses = Losses(ts, naive * (1 - skill) * np.exp(random.normal(0, 0.01, 3000)), naive, "", came, came)
+    made_by = np.where(ts < FLIP_NS + 200 * DAY_NS, 0, 1).astype(np.int32)
+    losses = Losses(ts, naive * (1 - skill) * np.exp(random.normal(0, 0.01, 3000)), naive, "", came, came, made_by)
     return SeriesReport("PLANTED:1d", "planted", ts, np.ones(3000), events=events), losses
 
 
