@@ -48,7 +48,7 @@ ALPHA = 0.01
 FIRST_LOOK = 64
 #: A look has about this many times the outcomes of the one before.
 GROWTH = 1.3
-#: Outcomes at the last look: enough for an effect of 0.1 long-run standard deviations per bar (`bars_needed`).
+#: Outcomes at the last look: enough for an effect of 0.11 long-run standard deviations per bar (`bars_needed`).
 MOST_OUTCOMES = 3000
 #: One-sided level at which a challenger that would replace a harmful champion counts as worse than naive. A plain one:
 #: here a missed difference is the error to avoid.
@@ -234,4 +234,5 @@ def _told(comparison: Comparison, name: str) -> str:
 
 def _share(less: float) -> str:
     percent = abs(less) * 100
-    return f"{percent:.{0 if percent >= 100 else 1}f} % {'less' if less > 0 else 'more'} squared error than"
+    told = "over 9999" if percent > 9999 else f"{percent:.{0 if percent >= 100 else 1}f}"
+    return f"{told} % {'less' if less > 0 else 'more'} squared error than"

@@ -22,7 +22,7 @@ from consumers.history import parse_bar
 from consumers.judge import read_forecasts
 from consumers.scorer import Scorer
 from consumers.spec import Spec
-from consumers.state import PartitionState, SeriesState, read_state
+from consumers.state import SCHEMA, PartitionState, SeriesState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
 from streams.clients import error_code
 from streams.errors import BadRecord, ConfigurationError, Red10Error
@@ -179,6 +179,7 @@ async def _begin_anew(
         SCORERS,
         "1" if wipe else "0",
         spec.fingerprint,
+        SCHEMA,
     ]
     answer = await client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *cast(list[str], argv))
     if answer not in (b"OK", b"DUP"):

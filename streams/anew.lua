@@ -13,6 +13,7 @@
 -- ARGV[7]  group
 -- ARGV[8]  wipe         "1": forget symbols, release and clock as well (another configuration starts anew)
 -- ARGV[9]  fingerprint
+-- ARGV[10] schema       format of the state
 --
 -- Answers FENCED, RESET, DUP or OK.
 

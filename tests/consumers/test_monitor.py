@@ -187,10 +187,10 @@ class Crash(Exception):
 
 
 def story(world: World) -> Iterator[None]:
-    """300 bars with something of everything; whoever follows it must come to the same."""
+    """330 bars with something of everything; whoever follows it must come to the same."""
     champion = world.version("close_1", 1, lambda bar: 0.8 if bar < 160 else 1.5)
     world.alias("close_1", champion=champion)
-    world.alias("close_5", champion=world.version("close_5", 1, steady(1.0)))
+    world.alias("close_5", champion=world.version("close_5", 1, steady(1.2)))
     for bar in range(330):
         if bar == 40:
             world.alias("close_1", challenger=world.version("close_1", 2, lambda bar: 0.6 if bar < 160 else 1.4))

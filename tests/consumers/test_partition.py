@@ -21,6 +21,7 @@ from consumers import partition
 from consumers.metrics import Metrics
 from consumers.partition import BatchSize, PartitionTask
 from consumers.policy import Hysteresis
+from consumers.recovery import recover
 from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
 from streams.channel import WorkChannel
@@ -484,6 +485,20 @@ async def test_a_lost_state_begins_a_new_incarnation_so_that_no_source_is_given_
         await until(lambda: done(client), "the second run")
     sources = [fields[b"src"] for key in (KEYS.dead, KEYS.bars(f"{HOME[0]}:1s")) for _, fields in entries(client, key)]
     assert len(sources) == len(set(sources)) > 20
+    assert client.hget(KEYS.state, "incarnation") == b"1"
+
+
+async def test_a_crash_just_after_a_new_incarnation_began_leaves_a_state_that_can_be_read(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 20)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the first run")
+    client.delete(KEYS.state)
+    await recover(made(), KEYS, TOKEN, SPEC, find_fake)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the next owner's run")
     assert client.hget(KEYS.state, "incarnation") == b"1"
 
 

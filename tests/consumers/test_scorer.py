@@ -89,6 +89,8 @@ class FakeRelease:
 
 
 FAKES = {release: cast(LoadedRelease, FakeRelease(letter)) for release, letter in RELEASES.items()}
+#: A release that has no models of these series any more.
+FAKES["d" * 64] = LoadedRelease("d" * 64)
 SPEC = Spec(
     partitions=4,
     intervals=(Interval(1), Interval(5)),
@@ -115,7 +117,7 @@ ticks = st.builds(
 )
 controls = st.one_of(
     st.integers(0, 30).map(lambda seconds: {"kind": "clock", "ts": seconds * S}),
-    st.sampled_from(["a" * 64, "b" * 64, "c" * 64]).map(lambda release: {"kind": "release", "release": release}),
+    st.sampled_from(["a" * 64, "b" * 64, "c" * 64, "d" * 64]).map(lambda release: {"kind": "release", "release": release}),
 )
 bad = st.sampled_from(
     [
@@ -291,6 +293,20 @@ def test_the_paper_account_follows_the_signals() -> None:
             records.values(), [0, *(record.position for record in records.values())], strict=False
         )
     )
+
+
+def test_an_account_whose_models_are_gone_goes_on_with_its_position_over_any_restart() -> None:
+    rising = closes(HOME[0], [100, 100, 102, 103, 104, 105])
+    later = closes(HOME[0], [104, 103, 105, 107] * 3, start=6)
+    release = [{"kind": "release", "release": letter * 64} for letter in "bd"]
+    entries = entries_of([release[0], *rising, release[1], *later])
+    whole, parts = store(), store()
+    whole.run(whole.scorer(), entries)
+    for entry in entries:
+        parts.run(parts.scorer(), [entry])
+    held = [record.position for record in outcomes_of(whole) if record.series == f"{HOME[0]}:1s"]
+    assert held[-9:] == [1] * 9
+    assert parts.streams == whole.streams
 
 
 def test_a_store_full_of_newer_models_gives_predictions_in_sample_and_nothing_else() -> None:
