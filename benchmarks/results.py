@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         report = report_of(list(found), part.title)
         seconds = time.perf_counter() - begun
         print(f"\r{part.title}: {seconds:.0f} s{'':30}", file=sys.stderr)
-        pages.append(section(report, seconds))
+        pages.append(section(report))
     given.out.write_text(
         "\n".join([*opening(settings, given.newest), *(line for page in pages for line in page)]) + "\n"
     )
@@ -123,7 +123,7 @@ def opening(settings: Settings, newest: int | None) -> list[str]:
     ]  # fmt: skip
 
 
-def section(report: Report, seconds: float) -> list[str]:
+def section(report: Report) -> list[str]:
     """The lines of one part of the page."""
     lines = [f"## {report.title}", ""]
     if report.real:
@@ -135,7 +135,7 @@ def section(report: Report, seconds: float) -> list[str]:
         for one in group:
             lines += _map(one, colours.colours)
     lines += _hits(report.series) + _accounts(report.series)
-    return [*lines, f"Judged in {seconds:.0f} s.", ""]
+    return lines
 
 
 def _expectations(report: Report) -> list[str]:

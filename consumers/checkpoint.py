@@ -4,7 +4,8 @@ Owns, in the streams role:
 
     red10:{T}:monitor   hash   counter       decimal, how often it was written
                                partition:P   the last entry of P's outcomes that was decided on
-                               series:S      JSON: bar, ts, from, marks, retrain (`consumers.monitor`)
+                               series:S      JSON: bar, incarnation, from, marks, retrain
+                                             (`consumers.memory`)
 
 It is written by compare and set on `counter` (`checkpoint.lua`), all fields in one step. Of two monitors at once one
 writes and the other, told so, reads what the first has written.

@@ -97,7 +97,7 @@ class Judge:
         found = np.full(len(self.targets), np.nan)
         at = len(bars) - 1 - self._horizon
         known = self._price[at[self._price] >= 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             found[known] = np.log(bars.values[-1, self._column[known]] / bars.values[at[known], CLOSE])
         for index in self._volume.tolist():
             end = int(at[index]) + 1

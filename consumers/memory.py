@@ -15,13 +15,16 @@ from consumers.review import Act, Judgement, SeriesReview
 from modelstore.names import CHALLENGER, CHAMPION
 from modelstore.release import Aliases
 from streams.errors import BadRecord
-from streams.ids import ZERO, StreamID
+from streams.ids import ZERO, Source, StreamID
 from streams.records import Outcome
 
 #: Every so many bars the place of an outcome in the log is remembered.
 PLACE_BARS = 64
 #: A bar whose number lies so far back was not written twice: the series began anew.
 ANEW_BARS = 100
+
+#: Bars and times must fit into 64 bits, and sums of squares of errors (they are logarithms) into a double.
+BEYOND, MOST_ERROR = 2**63, 1e100
 
 Resolve = Callable[[str], Aliases | None]
 
@@ -42,6 +45,7 @@ class Memory:
 
     Attributes:
         bar: number of the last bar whose outcome was taken; -1 before the first.
+        incarnation: of the series' input, as that outcome's source has it.
         begins: entry of the first outcome that is needed again after a restart.
     """
 
@@ -51,7 +55,8 @@ class Memory:
         self._begin()
 
     def _begin(self) -> None:
-        self.bar = -1
+        self.bar = self._learnt = -1
+        self.incarnation = 0
         self.begins = ZERO
         self._review = SeriesReview(self._horizons, {})
         self._retrain = RetrainState()
@@ -61,6 +66,7 @@ class Memory:
         """For the checkpoint."""
         return {
             "bar": self.bar,
+            "incarnation": self.incarnation,
             "from": str(self.begins),
             "marks": self._review.marks(),
             "retrain": self._retrain.to_json(),
@@ -71,23 +77,27 @@ class Memory:
         """The inverse of `to_json`; the outcomes from `begins` up to the checkpoint have to be learnt."""
         memory = cls(series, horizons)
         memory.bar, memory.begins = found["bar"], StreamID.parse(found["from"])
+        memory.incarnation = found.get("incarnation", 0)
         memory._review = SeriesReview(horizons, {name: tuple(mark) for name, mark in found["marks"].items()})
         memory._retrain = RetrainState.from_json(found["retrain"])
         return memory
 
     def learn(self, entry: StreamID, outcome: Outcome, resolve: Resolve) -> None:
         """Take an outcome that was decided on before a restart."""
-        if entry >= self.begins and outcome.bar <= self.bar:
+        if entry >= self.begins and self._learnt < outcome.bar <= self.bar:
+            self._learnt = outcome.bar
             self._place(entry, outcome.bar)
             self._review.learn(outcome.bar, outcome.ts, judgements(outcome, resolve))
 
     def take(self, entry: StreamID, outcome: Outcome, resolve: Resolve, rules: Rules) -> Decision | None:
         """Take the next outcome; what it makes necessary, or `None`."""
+        incarnation = _incarnation(outcome, self.incarnation)
         if outcome.bar <= self.bar:
-            if self.bar - outcome.bar < ANEW_BARS:
+            # Bars are numbered from 0 again only where a tenant's state was begun anew, in a new incarnation.
+            if self.bar - outcome.bar < ANEW_BARS and incarnation <= self.incarnation:
                 return None
             self._begin()
-        self.bar = outcome.bar
+        self.bar, self.incarnation = outcome.bar, incarnation
         found = judgements(outcome, resolve)
         acts, changed = self._review.take(outcome.bar, outcome.ts, found)
         facts = Facts(
@@ -112,8 +122,16 @@ class Memory:
             self._places.append((bar, entry))
 
 
+def _incarnation(outcome: Outcome, unknown: int) -> int:
+    try:
+        found = Source.parse(outcome.src).incarnation
+    except ValueError:
+        return unknown
+    return found if 0 <= found < BEYOND else unknown
+
+
 def check(outcome: Outcome) -> Outcome:
-    """Return an outcome whose vectors fit together.
+    """Return an outcome whose vectors fit together and whose numbers can be reckoned with.
 
     Raises:
         BadRecord: they do not (reason `malformed`).
@@ -123,6 +141,11 @@ def check(outcome: Outcome) -> Outcome:
         raise BadRecord("malformed", f"outcome: vectors of {outcome.series} bar {outcome.bar} differ in length")
     if any(not 0 <= at < len(outcome.releases) for at in outcome.made_by):
         raise BadRecord("malformed", f"outcome: made_by of {outcome.series} bar {outcome.bar} names no release")
+    if not (0 <= outcome.bar < BEYOND and 0 <= outcome.ts < BEYOND):
+        raise BadRecord("malformed", f"outcome: bar or ts of {outcome.series} lies outside 0 … 2^63 - 1")
+    errors = (*outcome.actuals, *outcome.errors, *outcome.naive_errors, *outcome.challenger_errors)
+    if any(error is not None and abs(error) > MOST_ERROR for error in errors):
+        raise BadRecord("malformed", f"outcome: {outcome.series} bar {outcome.bar} has an error beyond {MOST_ERROR:g}")
     return outcome
 
 

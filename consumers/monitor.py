@@ -112,7 +112,7 @@ class Monitor:
         self._saves = SaveBarrier(models)
         self._releases = Releases(models, tenant.keys)
         self._verdicts = Verdicts(models, tenant.keys)
-        self._aliases: OrderedDict[str, Aliases | None] = OrderedDict()
+        self._aliases: OrderedDict[str, Aliases] = OrderedDict()
         self._counter: int | None = None
         self._decided: dict[int, StreamID] = {}
         self._cursors: dict[int, StreamID] = {}
@@ -242,10 +242,11 @@ class Monitor:
         self._decided = {number: found.positions.get(number, ZERO) for number in self._keys.values()}
         with self._streams.pipeline(transaction=False) as pipe:
             for key in self._keys:
+                pipe.xrange(key, count=1)
                 pipe.xrevrange(key, count=1)
-            newest = pipe.execute()
-        for number, entries in zip(self._keys.values(), newest, strict=True):
-            last = StreamID.parse(entries[0][0]) if entries else ZERO
+            ends = [StreamID.parse(entries[0][0]) if entries else ZERO for entries in pipe.execute()]
+        oldest = dict(zip(self._keys.values(), ends[::2], strict=True))
+        for number, last in zip(self._keys.values(), ends[1::2], strict=True):
             if last < self._decided[number]:
                 log.warning("the outcomes of partition %d end before what was read: they were lost", number)
                 self._decided[number] = last
@@ -253,6 +254,8 @@ class Monitor:
         for name, memory in self._memories.items():
             number = self._tenant.partition_of(name.rpartition(":")[0])
             self._cursors[number] = min(self._cursors[number], _before(memory.begins))
+            if memory.begins < oldest[number]:
+                log.warning("outcomes of %s were trimmed that are still needed: raise keep_outputs", name)
         self._counter = found.counter
 
     def _resolve(self, release: str) -> Aliases | None:
@@ -261,10 +264,11 @@ class Monitor:
             self._aliases.move_to_end(release)
             return self._aliases[release]
         try:
-            aliases: Aliases | None = self._releases.get(release).aliases
+            aliases = self._releases.get(release).aliases
         except (NotFound, BadModel) as error:
+            # Not remembered: a trainer may put back what a killed store forgot.
             log.error("forecasts of release %s are not judged: %s", release[:12], error)
-            aliases = None
+            return None
         self._aliases[release] = aliases
         while len(self._aliases) > RELEASES:
             self._aliases.popitem(last=False)

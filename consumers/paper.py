@@ -14,6 +14,7 @@ at least `LEAST`: who is short while the price more than doubles has lost everyt
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +43,19 @@ class Account:
         return Account(self.held, position, cost)
 
 
+def ratio(price: float, before: float) -> float:
+    """A price over an earlier one, neither 0 nor infinite: prices that no market has must not stop a partition."""
+    return min(max(price / before, sys.float_info.min), sys.float_info.max)
+
+
 def mark(account: Account, previous_close: float, opened: float, closed: float) -> tuple[Account, float]:
     """Take an account through one bar.
 
     Returns:
         The account at the bar's close, and the log return of its equity over the bar, after cost.
     """
-    gap = max(1 + account.held * (opened / previous_close - 1), LEAST)
-    move = max(1 + account.target * (closed / opened - 1), LEAST)
+    gap = max(1 + account.held * (ratio(opened, previous_close) - 1), LEAST)
+    move = max(1 + account.target * (ratio(closed, opened) - 1), LEAST)
     profit = math.log(gap) + math.log(move) - account.cost
     return Account(account.target, account.target, 0.0), profit
 

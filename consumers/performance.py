@@ -51,7 +51,7 @@ def performance(profit: NDArray[np.float64], positions: NDArray[np.int8], ends: 
         total=total,
         annual=total / years if years >= 1 else None,
         sharpe=float(profit[1:].mean()) / spread * math.sqrt((len(profit) - 1) / years) if spread and years else None,
-        drawdown=float(-np.expm1((equity - np.maximum.accumulate(equity)).min())),
+        drawdown=float(0.0 - np.expm1((equity - np.maximum.accumulate(equity)).min())),
         exposure=float((held != 0).mean()) if len(held) else 0.0,
         turnover=changed / years if years else None,
     )

@@ -24,7 +24,7 @@ from consumers.bars import NEVER, first_source, last_source
 from consumers.closing import Closing, GroupPlan, forecast_of, plan_of, to_be_judged
 from consumers.features import feature_row
 from consumers.outputs import Close, Fields, Forecast
-from consumers.paper import mark
+from consumers.paper import mark, ratio
 from consumers.policy import Outlook
 from consumers.spec import Spec
 from consumers.state import SCHEMA, PartitionState, SeriesState, add_symbol, symbol_field
@@ -272,7 +272,8 @@ class Scorer:
         if group is not None and window is not None:
             closing.group, closing.challengers = group, self._release.challengers(name)
             closing.row = feature_row(self.spec.features, window)
-        if group is not None or series.log.newest >= 0:
+        account = series.account
+        if group is not None or series.log.newest >= 0 or account.held or account.target:
             tail = series.tail.last(self.spec.tail_bars)
             closing.actuals = self.spec.judge.actuals(tail)
             closing.previous = float(tail.values[-2, 3]) if len(tail) > 1 else ohlcv[0]
@@ -294,7 +295,7 @@ class Scorer:
             moved = series.account.held or series.account.target
             series.account, profit = mark(series.account, closing.previous, close.ohlcv[0], close.ohlcv[3])
             if judged is not None or moved:
-                market = math.log(close.ohlcv[3] / closing.previous)
+                market = math.log(ratio(close.ohlcv[3], closing.previous))
                 fields = outputs.outcome_fields(
                     close, self._source(batch), judge.targets, judged,
                     position=series.account.held, profit=profit, market=market,

@@ -72,13 +72,13 @@ def labels(target: Target, bars: BarWindow) -> NDArray[np.float64]:
     if known <= 0:
         return found
     if target.column == "volume":
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = bars.values[ahead:, VOLUME] / _trailing_volume(bars)[:known]
             # np.fmax would turn an undefined ratio (0/0) into the floor; np.maximum keeps the NaN.
             found[:known] = np.log(np.maximum(ratio, LEAST_RATIO))
     else:
         ahead_values = bars.values[ahead:, COLUMNS.index(target.column)]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             found[:known] = np.log(ahead_values / bars.values[:known, CLOSE])
     found[~np.isfinite(found)] = np.nan
     return found

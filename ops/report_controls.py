@@ -59,7 +59,7 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
     found = [
         Expectation(
             f"{name}, before the flip on {FLIPS_AT}",
-            f"skill above 0, and no more than the {percent(there)} that there is",
+            f"skill above 0, and not above the {percent(there)} that there is by more than chance explains",
             _told(before),
             None if before is None else 0 < before.low <= there,
         ),
@@ -76,7 +76,9 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
     if promoted is not None:
         after = losses.after_switch(promoted.ts).skill(horizon, level)
         left = attainable_skill(-PHI, horizon)
-        should = f"skill above 0 again, and no more than the {percent(left)} that there is now"
+        should = (
+            f"skill above 0 again, and not above the {percent(left)} that there is now by more than chance explains"
+        )
         held = None if after is None else 0 < after.low <= left
         found.append(Expectation(f"{name}, with new models", should, _told(after), held))
     return found

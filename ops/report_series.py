@@ -129,8 +129,8 @@ def _equity(one: SeriesReport, name: str) -> str:
     if found is None or not len(found.ts):
         return ""
     text = (
-        f"Bold line: the paper account, {signed(float(found.account[-1]) * 100, 0)} %; thin line: buying and holding, "
-        f"{signed(float(found.hold[-1]) * 100, 0)} %; level line: cash. Sums of log returns, after cost."
+        f"Bold line: the paper account, {gained(float(found.account[-1]))} in the end; thin line: buying and holding, "
+        f"{gained(float(found.hold[-1]))}; level line: cash. The axis is the sum of log returns, after cost."
     )
     if len(found.band_ts) and len(found.quantiles) >= 2:
         low, high = found.quantiles[0], found.quantiles[-1]

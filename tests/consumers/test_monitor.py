@@ -146,17 +146,28 @@ def test_forecasts_of_a_release_that_is_not_known_are_passed_over(
     assert caplog.text.count("are not judged") == 1
 
 
+WRONG: tuple[dict[bytes, bytes], ...] = (
+    {b"made_by": b"[7]"},
+    {b"errors": b"[]"},
+    {b"bar": b"x"},
+    {b"bar": b"1" * 30},
+    {b"ts": b"9" * 30},
+    {b"ts": b"-1"},
+    {b"errors": b"[1e200]", b"naive_errors": b"[1e200]"},
+)
+
+
 def test_what_is_no_outcome_is_passed_over(client: redis.Redis, world: World, caplog: pytest.LogCaptureFixture) -> None:
     key = TENANT.keys.partition(world.partition).outcomes
     world.alias("close_1", champion=world.version("close_1", 1, steady(1.5)))
     world.close(5)
     (_, good), *_ = entries(client, key)
-    for number, bad in enumerate(({b"made_by": b"[7]"}, {b"errors": b"[]"}, {b"bar": b"x"})):
+    for number, bad in enumerate(WRONG):
         client.xadd(key, {**good, **bad}, id=f"100-{number + 1}")  # type: ignore[dict-item]
     client.xadd(key, {**good, b"targets": b'["close_9"]', b"bar": b"90"}, id="101-1")  # type: ignore[dict-item]
     monitor = monitor_of(client)
-    assert monitor.step() == 8
-    assert caplog.text.count("is passed over") == 3
+    assert monitor.step() == 5 + len(WRONG)
+    assert caplog.text.count("is passed over") == len(WRONG)
     world.bar = 120
     world.made = world.made[:1] * 120
     world.close(80)
@@ -177,6 +188,43 @@ def test_a_series_that_begins_anew_is_judged_anew(client: redis.Redis, world: Wo
     monitor.step()
     assert monitor._memories["SPY:1d"].bar == 65
     assert len(requests(client)) == 1, "what was decided then is decided again, and is on record already"
+
+
+def test_a_series_that_begins_anew_soon_is_judged_anew_and_what_is_there_twice_counts_once(
+    client: redis.Redis, world: World
+) -> None:
+    """Some 60 bars of an earlier state lie in the log; bars are numbered from 0 again, in the next incarnation."""
+    world.alias("close_1", champion=world.version("close_1", 1, steady(1.5)))
+    monitor = monitor_of(client)
+    play(world, monitor, 60)
+    key = TENANT.keys.partition(world.partition).outcomes
+    kept = entries(client, key)
+    for place, (_, fields) in enumerate(kept[:40]):
+        again: dict[Any, Any] = {**fields, b"src": b"1" + fields[b"src"][1:]}
+        for copy in range(2):
+            client.xadd(key, again, id=f"{1000 + place}-{1 + copy}")
+    monitor.step()
+    for reader in (monitor, monitor_of(client)):
+        reader.step()
+        memory = reader._memories["SPY:1d"]
+        assert (memory.bar, memory.incarnation) == (40, 1)
+        assert len(memory._review.targets["close_1"]._alone) == 40
+
+
+def test_a_release_that_comes_back_counts_again(client: redis.Redis, world: World) -> None:
+    """A store that was killed forgot a release, until the trainer did its work again."""
+    world.alias("close_1", champion=world.version("close_1", 1, steady(1.5)))
+    current = Releases(client, TENANT.keys).current()
+    assert current is not None
+    world.close(20)
+    forgotten = client.dump(TENANT.keys.release(current.id))
+    assert forgotten is not None
+    client.delete(TENANT.keys.release(current.id))
+    monitor = monitor_of(client)
+    monitor.step()
+    client.restore(TENANT.keys.release(current.id), 0, forgotten)
+    play(world, monitor, 70)
+    assert [word for word, _, _ in verdicts(client, "close_1")] == ["doubted"]
 
 
 # Crashes and company
@@ -363,6 +411,19 @@ def test_outcomes_that_a_redis_lost_are_said_and_the_rest_goes_on(
     monitor = monitor_of(client)
     assert monitor.step() == 20
     assert monitor._memories["SPY:1d"].bar == 59
+
+
+def test_outcomes_that_were_trimmed_too_early_are_missed_aloud(
+    client: redis.Redis, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.alias("close_1", champion=world.version("close_1", 1, steady(1.0)))
+    world.close(40)
+    monitor_of(client).step()
+    monitor_of(client).step()
+    assert "trimmed" not in caplog.text
+    client.xtrim(TENANT.keys.partition(world.partition).outcomes, maxlen=10, approximate=False)
+    monitor_of(client).step()
+    assert "outcomes of SPY:1d were trimmed that are still needed: raise keep_outputs" in caplog.text
 
 
 def test_an_idle_monitor_writes_nothing(client: redis.Redis, world: World) -> None:

@@ -117,7 +117,9 @@ ticks = st.builds(
 )
 controls = st.one_of(
     st.integers(0, 30).map(lambda seconds: {"kind": "clock", "ts": seconds * S}),
-    st.sampled_from(["a" * 64, "b" * 64, "c" * 64, "d" * 64]).map(lambda release: {"kind": "release", "release": release}),
+    st.sampled_from(["a" * 64, "b" * 64, "c" * 64, "d" * 64]).map(
+        lambda release: {"kind": "release", "release": release}
+    ),
 )
 bad = st.sampled_from(
     [
@@ -274,6 +276,28 @@ def test_challengers_are_scored_and_judged_beside_the_champions() -> None:
         assert record.releases == ("b" * 64,)
 
 
+class LateRivals(FakeRelease):
+    """Champions trained through 4 s, challengers through 6 s."""
+
+    def challengers(self, series: str) -> SeriesModels | None:
+        found = super().challengers(series)
+        return replace(found, trained_through=np.array([6 * S] * 2, np.int64)) if found is not None else None
+
+
+def test_the_first_forecast_that_counts_is_made_at_the_close_after_the_last_bar_trained_on() -> None:
+    found = store()
+    found.releases = {"b" * 64: cast(LoadedRelease, LateRivals("b", through=4 * S))}
+    items = [
+        {"kind": "release", "release": "b" * 64},
+        *closes(HOME[0], [100, 101, 103, 102, 104, 105, 107, 106, 108, 7, 9]),
+    ]
+    found.run(found.scorer(), entries_of(items))
+    judged = [record for record in outcomes_of(found) if "close_2" in record.targets and record.series.endswith(":1s")]
+    # Bar n ends at n + 1 s; what was forecast at its close is judged with bar n + 2.
+    assert judged[0].bar == 4 + 2
+    assert next(record.bar for record in judged if record.challenger_errors[0] is not None) == 6 + 2
+
+
 def test_the_paper_account_follows_the_signals() -> None:
     found = store()
     items = [{"kind": "release", "release": "b" * 64}, *closes(HOME[0], [100, 100, 102, 103, 104, 90, 80, 80, 80])]
@@ -297,7 +321,7 @@ def test_the_paper_account_follows_the_signals() -> None:
 
 def test_an_account_whose_models_are_gone_goes_on_with_its_position_over_any_restart() -> None:
     rising = closes(HOME[0], [100, 100, 102, 103, 104, 105])
-    later = closes(HOME[0], [104, 103, 105, 107] * 3, start=6)
+    later = closes(HOME[0], [104, 103, 105, 107] * 10, start=6)
     release = [{"kind": "release", "release": letter * 64} for letter in "bd"]
     entries = entries_of([release[0], *rising, release[1], *later])
     whole, parts = store(), store()
@@ -305,8 +329,15 @@ def test_an_account_whose_models_are_gone_goes_on_with_its_position_over_any_res
     for entry in entries:
         parts.run(parts.scorer(), [entry])
     held = [record.position for record in outcomes_of(whole) if record.series == f"{HOME[0]}:1s"]
-    assert held[-9:] == [1] * 9
+    assert held[-39:] == [1] * 39
     assert parts.streams == whole.streams
+
+
+def test_prices_that_no_market_has_stop_nothing() -> None:
+    found = store()
+    prices = [100, 100, 102, 1e-320, 1e308, 1e-320, 1e308, 5, 1e-320, 1e308]
+    found.run(found.scorer(), entries_of([{"kind": "release", "release": "b" * 64}, *closes(HOME[0], prices)]))
+    assert {record.position for record in outcomes_of(found)} >= {1, -1}
 
 
 def test_a_store_full_of_newer_models_gives_predictions_in_sample_and_nothing_else() -> None:
