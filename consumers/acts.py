@@ -58,7 +58,7 @@ def _change(act: Act, now: dict[str, str | None]) -> dict[str, str | None] | Non
             return None
         if act.kind == "drop":
             return {CHALLENGER: None}
-        return {CHAMPION: act.challenger, CHALLENGER: None, PROVEN: act.challenger if act.proven else None}
+        return {CHAMPION: act.challenger, CHALLENGER: None, PROVEN: None}
     if act.kind == "prove":
         return None if proven else {PROVEN: act.champion}
     return {PROVEN: None} if proven else None
@@ -68,8 +68,7 @@ def note_of(series: str, act: Act) -> Note:
     """A decision as it goes on record: about the challenger over the champion, or about the champion."""
     name = f"{series}/{act.target}"
     if act.kind in ("promote", "drop"):
-        reason = f"{act.reason}{'; proven at once' if act.proven else ''}"
-        return Note(name, act.at, WORDS[act.kind], act.challenger or "", act.champion, reason)
+        return Note(name, act.at, WORDS[act.kind], act.challenger or "", act.champion, act.reason)
     return Note(name, act.at, WORDS[act.kind], act.champion, None, act.reason)
 
 

@@ -18,12 +18,15 @@ would have had a model promoted or proven.
 
 A challenger is
 
-1. promoted, and proven at once, when it is better than the champion and better than naive;
+1. promoted when it is better than the champion and better than naive;
 2. promoted when it is better than a champion that is worse than naive, and is itself not worse than naive: the
    harmless replaces the harmful (a model without trees *is* the naive forecast);
 3. dropped when it is worse than the champion or than naive;
 4. dropped at the last look, `MOST_OUTCOMES`, when it has not shown itself better;
 5. waited for otherwise.
+
+A promoted version is on probation again: naive was the old champion's naive forecast, and who beats that may only have
+chosen a better one. As champion it is held against its own.
 
 A champion is proven when it is better than naive, doubted when it is worse, waited for otherwise. Better and worse are
 HAR tests of the squared errors (`consumers.har`), one-sided, each at the look's alpha.
@@ -107,7 +110,7 @@ class Verdict:
     kind: Kind
     #: A sentence with figures, at most 200 characters.
     reason: str
-    #: With `promote`: the new champion is proven at once. With `prove`: always.
+    #: With `promote`: it is better than naive, not only than a champion that does harm. With `prove`: always.
     proven: bool
     #: Of the version asked about; `over_champion` is None for a champion.
     over_naive: Comparison

@@ -69,7 +69,6 @@ class Act:
         at: end of the bar that told, ns.
         champion, challenger: the versions that it was decided about; void where others are in force by now.
         reason: a sentence.
-        proven: whether a promoted version is proven at once.
         change: with `drift`: since when.
     """
 
@@ -79,7 +78,6 @@ class Act:
     champion: str
     challenger: str | None
     reason: str
-    proven: bool = False
     change: Change | None = None
 
 
@@ -183,7 +181,7 @@ class TargetReview:
             return None
         self._trial, self._both = None, _Rows(4)
         kind: ActKind = "promote" if verdict.kind == "promote" else "drop"
-        return Act(kind, self._target, ts, self.champion, self.challenger, verdict.reason, verdict.proven)
+        return Act(kind, self._target, ts, self.champion, self.challenger, verdict.reason)
 
     def _prove(self, ts: int) -> Act | None:
         """Ask the gate about the champion, if it is time to."""

@@ -31,7 +31,7 @@ class _CutText(TextColumn):
 
 
 class LiveDisplay:
-    """Progress on a terminal; on anything else, a line per phase."""
+    """Progress on a terminal; on anything else, a line per phase when it first begins."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -46,7 +46,7 @@ class LiveDisplay:
             transient=True,
         )
         self._task = self._progress.add_task("starting", total=None)
-        self._said = ""
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         if self._live:
@@ -63,9 +63,9 @@ class LiveDisplay:
         """What is being done now."""
         if self._live:
             self._progress.update(self._task, description=text)
-        elif text != self._said:
+        elif text not in self._said:
             self._console.print(text, markup=False, style="dim", soft_wrap=True)
-        self._said = text
+        self._said.add(text)
 
     def advance(self, ticks: int, total: int) -> None:
         """How far the replay is."""

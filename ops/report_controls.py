@@ -16,7 +16,7 @@ from ops.report_evaluation import PLANTED_HORIZONS
 from ops.report_model import Event, EventKind, Expectation, SeriesReport, colour_map
 from ops.report_outcomes import Losses
 from ops.report_words import DAY_NS, HAPPENED, percent, when
-from producers.controls import FLIPS_AT, PHI, attainable_skill
+from producers.controls import FLIPS_AT, PHI, attainable_skill, stale_skill
 
 FLIP_NS = int(np.datetime64(FLIPS_AT, "ns").astype(np.int64))
 
@@ -53,7 +53,7 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
     name, there, last = f"{one.name}/{target}", attainable_skill(PHI, horizon), int(losses.ts[-1])
     noticed = _first(one.events, ("drift", "doubt"), target, FLIP_NS)
     trained = None if noticed is None else _first(one.events, ("retrain",), target, noticed.ts)
-    promoted = _first(one.events, ("promotion",), target, FLIP_NS)
+    promoted = None if trained is None else _first(one.events, ("promotion",), target, trained.ts)
     before = losses.between(0, FLIP_NS).skill(horizon, level)
     stale = losses.between(FLIP_NS + _days(horizon), last if promoted is None else promoted.ts).plain
     found = [
@@ -65,13 +65,15 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
         ),
         Expectation(
             f"{name}, after the flip",
-            "skill below 0 until another model takes over",
+            f"skill below 0 until another model takes over, down to {percent(stale_skill(-PHI, PHI, horizon))}",
             "too little to tell" if stale is None else percent(stale),
             None if stale is None else stale < 0,
         ),
         _came(f"{name}, drift", "is noticed: an alarm, or found worse than naive", noticed, FLIP_NS),
         _came(f"{name}, training", "because of that", trained, None if noticed is None else FLIP_NS),
-        _came(f"{name}, promotion", "of a model that beats the old one", promoted, FLIP_NS),
+        _came(
+            f"{name}, promotion", "of a model that beats the old one", promoted, None if trained is None else FLIP_NS
+        ),
     ]
     if promoted is not None:
         after = losses.after_switch(promoted.ts).skill(horizon, level)

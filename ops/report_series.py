@@ -11,7 +11,7 @@ from html import escape
 from ops import report_plots as plots
 from ops.report_model import Equity, Event, SeriesMap, SeriesReport, Table
 from ops.report_tables import data_table
-from ops.report_words import HAPPENED, gained, in_days, percent, plain, signed, when
+from ops.report_words import HAPPENED, gained, in_days, percent, plain, when
 
 #: Events that are shown without unfolding them.
 MOST_OPEN = 12

@@ -13,8 +13,8 @@ SERIES, NAME = "SPY:1d", "SPY:1d/close_5"
 ABOUT_BOTH: tuple[ActKind, ...] = ("promote", "drop")
 
 
-def act(kind: ActKind, *, proven: bool = False) -> Act:
-    return Act(kind, "close_5", 7, OLD, NEW if kind in ABOUT_BOTH else None, "because", proven)
+def act(kind: ActKind) -> Act:
+    return Act(kind, "close_5", 7, OLD, NEW if kind in ABOUT_BOTH else None, "because")
 
 
 def aliases(**digests: str) -> dict[tuple[str, str], str]:
@@ -25,7 +25,6 @@ def aliases(**digests: str) -> dict[tuple[str, str], str]:
     ("found", "before", "after"),
     [
         (act("promote"), {"champion": OLD, "challenger": NEW, "proven": OLD}, {"champion": NEW}),
-        (act("promote", proven=True), {"champion": OLD, "challenger": NEW}, {"champion": NEW, "proven": NEW}),
         (act("drop"), {"champion": OLD, "challenger": NEW, "proven": OLD}, {"champion": OLD, "proven": OLD}),
         (act("prove"), {"champion": OLD, "challenger": NEW}, {"champion": OLD, "challenger": NEW, "proven": OLD}),
         (act("doubt"), {"champion": OLD, "proven": OLD}, {"champion": OLD}),

@@ -60,7 +60,7 @@ def play(world: World, monitor: Monitor, bars: int) -> None:
         monitor.step()
 
 
-def test_a_better_challenger_is_promoted_and_proven_in_one_release_with_its_reason(
+def test_a_better_challenger_is_promoted_with_its_reason_and_proven_by_what_it_does_as_champion(
     client: redis.Redis, world: World
 ) -> None:
     old, new = world.version("close_1", 1, steady(1.0)), world.version("close_1", 2, steady(0.8))
@@ -68,8 +68,8 @@ def test_a_better_challenger_is_promoted_and_proven_in_one_release_with_its_reas
     monitor = monitor_of(client)
     play(world, monitor, 200)
     assert world.aliases("close_1") == {"champion": new, "proven": new}
-    assert verdicts(client, "close_1")[0] == ("promoted", new, old)
-    switch = Releases(client, TENANT.keys).history()[0]
+    assert verdicts(client, "close_1") == [("promoted", new, old), ("proven", new, None)]
+    switch = Releases(client, TENANT.keys).history()[1]
     assert switch.who == "gate"
     assert "close_1 promoted: after 64 bars" in switch.why
     (noted,) = [n for n in Verdicts(client, TENANT.keys).of("SPY:1d/close_1") if n.note.verdict == "promoted"]
@@ -473,10 +473,10 @@ def test_decisions_that_a_killed_store_forgot_are_made_again(
                 except redis.ConnectionError:
                     continue
             assert deaths
-            assert world.aliases("close_1") == {"champion": new, "proven": new}
+            assert world.aliases("close_1") == {"champion": new}
             assert [word for word, _, _ in verdicts(models, "close_1")] == ["promoted"]
             store.kill()
             store.start()
-            assert world.aliases("close_1") == {"champion": new, "proven": new}, "what the checkpoint passed is saved"
+            assert world.aliases("close_1") == {"champion": new}, "what the checkpoint passed is saved"
     finally:
         store.close()

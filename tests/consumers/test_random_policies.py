@@ -110,6 +110,7 @@ def test_figures_that_cannot_be_known_are_none() -> None:
     found = performance(np.zeros(1), np.zeros(1, np.int8), np.zeros(1, np.int64))
     assert (found.total, found.annual, found.sharpe, found.turnover) == (0, None, None, None)
     assert (found.drawdown, found.exposure) == (0, 0)
+    assert math.copysign(1, found.drawdown) == 1, "no loss is 0, not minus 0"
     assert performance(np.zeros(9), np.zeros(9, np.int8), np.arange(9) * YEAR_NS).sharpe is None
     short = performance(np.array([0, 0.1, 0.2]), np.ones(3, np.int8), np.arange(3) * (YEAR_NS // 3))
     assert short.annual is None, "what a part of a year made is not made out to be a year's"

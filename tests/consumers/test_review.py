@@ -131,4 +131,3 @@ def test_a_champion_that_equals_a_poor_naive_forecast_is_doubted_where_no_change
         found = Judgement("close_1", "c", rival, naive, naive, naive * 0.4, None if rival is None else naive * 0.4)
         acts += review.take(bar, bar, [found])[0]
     assert [act.kind for act in acts] == ["doubt", "promote"]
-    assert not acts[1].proven, "what equals no change is harmless, not skilled"

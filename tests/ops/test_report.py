@@ -16,6 +16,7 @@ import pytest
 from ops.report_html import render, write_report
 from ops.report_model import Cell, Event, Report, SeriesReport, Table
 from ops.report_plots import BINS, MOST_POINTS, NoPlots, binned, thin
+from ops.report_words import gained
 from tests.ops.made_report import made_report, made_series
 from tests.servers import required
 
@@ -138,6 +139,14 @@ def test_hostile_names_are_shown_and_never_understood() -> None:
     assert elements.wrong == []
     assert page.count("&lt;script&gt;") > 10
     assert "<script" not in page
+
+
+def test_an_account_is_told_by_one_figure_wherever_it_stands(page: str) -> None:
+    one = next(one for one in made_report().real if one.equity is not None)
+    assert one.equity is not None
+    made, held = (gained(float(line[-1])) for line in (one.equity.account, one.equity.hold))
+    assert f"The paper account made {made}, buying and holding {held}" in page
+    assert f"the paper account, {made} in the end; thin line: buying and holding, {held};" in page
 
 
 def test_a_report_without_anything_is_a_page_too() -> None:
