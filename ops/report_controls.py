@@ -53,7 +53,7 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
     name, there, last = f"{one.name}/{target}", attainable_skill(PHI, horizon), int(losses.ts[-1])
     noticed = _first(one.events, ("drift", "doubt"), target, FLIP_NS)
     trained = None if noticed is None else _first(one.events, ("retrain",), target, noticed.ts)
-    promoted = None if trained is None else _first(one.events, ("promotion",), target, trained.ts)
+    promoted = _first(one.events, ("promotion",), target, FLIP_NS if trained is None else trained.ts)
     before = losses.between(0, FLIP_NS).skill(horizon, level)
     stale = losses.between(FLIP_NS + _days(horizon), last if promoted is None else promoted.ts).plain
     found = [
@@ -71,9 +71,7 @@ def _sequence(one: SeriesReport, target: str, horizon: int, losses: Losses, leve
         ),
         _came(f"{name}, drift", "is noticed: an alarm, or found worse than naive", noticed, FLIP_NS),
         _came(f"{name}, training", "because of that", trained, None if noticed is None else FLIP_NS),
-        _came(
-            f"{name}, promotion", "of a model that beats the old one", promoted, None if trained is None else FLIP_NS
-        ),
+        _came(f"{name}, promotion", "of a model that beats the old one", promoted, FLIP_NS),
     ]
     if promoted is not None:
         after = losses.after_switch(promoted.ts).skill(horizon, level)
