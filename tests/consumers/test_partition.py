@@ -374,7 +374,7 @@ async def test_a_policy_that_raises_is_said_once_and_nothing_piles_up_until_it_i
     expected = await calm(client, made(), version)
     client.set(KEYS.lease, TOKEN)
     task = make_task(made(), version, spec=replace(SIZED, policy=RaisesOnce(horizon=2, cost_bps=1)))
-    another = cast(LoadedRelease, SimpleNamespace(id="d" * 64))
+    another = cast(LoadedRelease, SimpleNamespace(id="e" * 64))
     with caplog.at_level(logging.ERROR):
         async with running(task) as loop:
             await until(lambda: caplog.records, "it says what was raised")
