@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from ops.demo import LEASE_MS, Outcome, splits_text
+from ops.demo import LEASE_MS
+from ops.demo_outcome import Outcome, splits_text
 from producers.bars import TICKS_PER_BAR
 from producers.controls import FLIPS_AT
 

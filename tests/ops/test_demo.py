@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ops.demo import outputs_digest
+from ops.demo_outcome import outputs_digest
 from ops.demo_trials import latency
 from ops.demo_view import LiveDisplay
 from streams.ids import StreamID
