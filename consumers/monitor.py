@@ -1,10 +1,11 @@
 """The monitor: reads what became of forecasts, applies the gate, notices drift, asks for training.
 
-It follows the outcomes of all partitions and keeps one `SeriesMemory` per series. For each outcome it works out what
+It follows the outcomes of all partitions and keeps one `Memory` per series. For each outcome it works out what
 to do, from the outcomes and the releases they name and from nothing else; so two monitors, or one that began again,
 come to the same. Then it does it, one release per outcome: promote, prove, drop, take `proven` back; and posts training
 requests. All of this can be done twice without harm: a decision is void once other versions are in force, and a
-request is posted once (`consumers.requests.post_once`). Last, the checkpoint is written (`consumers.checkpoint`).
+request is posted once (`consumers.requests.post_once`). Last, once a save of the models role covers the switches, the
+checkpoint is written (`consumers.checkpoint`).
 
 A crash at any step leaves the checkpoint where it was. What the checkpoint does not hold, the losses, is read again
 from the log: each series' state names the entry that this begins with (`from`), and entries up to the checkpoint are

@@ -82,7 +82,12 @@ def facts_of(outcome: Outcome) -> list[Fact]:
     tiling = outcome.tiling
     facts = [
         Fact("ticks", f"{tiling.ticks:,}", f"{tiling.lost} lost, {tiling.doubled} counted twice, by a recount"),
-        Fact("model versions trained", f"{outcome.versions:,}", f"{outcome.requested} requests by the monitor"),
+        Fact(
+            "model versions trained",
+            f"{outcome.versions:,}",
+            f"{outcome.requested} of the trainings by request of the monitor",
+        ),
+        Fact("promotions", f"{outcome.promotions}", f"{outcome.drifts} alarms of drift, one per model"),
     ]
     if outcome.crash is not None:
         killed = " and ".join(outcome.crash.killed)

@@ -232,7 +232,7 @@ class TrainingResult(Record):
     reason: str = Field("", description="why it was refused or failed, and what to do")
     bars: int | None = Field(None, description="bars found")
     versions: Names = Field((), description="digests of the versions made")
-    release: str | None = Field(None, description="release that has them as champions")
+    release: str | None = Field(None, description="release in force once they were put in place")
     trained_through: int | None = Field(None, description="end of the last bar that was used, ns")
     seconds: float = Field(0.0, ge=0)
 
