@@ -13,8 +13,9 @@ import time
 
 import orjson
 
-from tests.chaos.harness import HarnessError, Options, Run
+from tests.chaos.harness import Options, Run
 from tests.chaos.mutants import MUTANTS
+from tests.chaos.stage import HarnessError
 
 
 def main() -> int:

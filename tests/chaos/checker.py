@@ -92,6 +92,8 @@ def check(evidence: Evidence) -> Verdict:
 
 def _check_input(evidence: Evidence, verdict: Verdict) -> None:
     """Whether the log has each feed's ticks, once and in order."""
+    if evidence.feeds is None:
+        return
     came: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     for entries in evidence.archive.values():
         for _, words in entries:

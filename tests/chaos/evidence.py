@@ -59,7 +59,7 @@ class Evidence:
     """All that the checker is told.
 
     Attributes:
-        feeds: with what their publishers recorded.
+        feeds: with what their publishers recorded; `None` if the log itself is taken for the truth.
         archive: per partition, the input as it went.
         journal: leases taken and commits answered, of all workers.
         posted: training requests whose entry is known to the one who posted them.
@@ -72,7 +72,7 @@ class Evidence:
 
     spec: Spec
     tenant: str
-    feeds: list[tuple[Feed, Said]]
+    feeds: list[tuple[Feed, Said]] | None
     archive: dict[int, list[Entry]]
     partitions: dict[int, Partition]
     journal: list[dict[str, Any]] = field(default_factory=list)

@@ -64,7 +64,7 @@ class Feed:
             luck = choose.random()
             if luck < 0.01:
                 at -= choose.randrange(1000, 6000) * _MS
-            elif luck < 0.0105:
+            elif luck < 0.0125:
                 at = _FAR_NS + number * step
             else:
                 at -= choose.randrange(400) * _MS

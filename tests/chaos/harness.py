@@ -1,66 +1,43 @@
-"""A chaos run: real servers, workers, trainers and publishers, faults by schedule, then the checker.
+"""A chaos run: real workers, trainers and publishers, faults by schedule, then the checker.
 
 The order is: start the crew and wait until it is at work; let feeds and faults go; when the time is over, put all that
 is broken right, let the publishers come to their end, let the trainers answer, wait until everything is consumed and
 archived, stop the workers, gather what is left behind, and judge it.
-
-The streams Redis has `appendfsync always`: with `everysec` a killed process may lose what it had answered (a write that
-waits for a slow fsync), and then the harness would find losses that Red10 is not to blame for.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any
 
 import redis
 
 from consumers.requests import post_request
-from consumers.worker import make_spec
 from streams.records import TrainingRequest
 from streams.settings import Settings
-from streams.tenant import Tenant, open_tenant
+from streams.tenant import Tenant
 from tests.chaos.checker import Verdict, check
-from tests.chaos.crew import Child, Crew
-from tests.chaos.evidence import (
-    Evidence,
-    entries,
-    from_archive,
-    load_all_releases,
-    read_lines,
-    read_partition,
-    read_record,
-    read_versions,
-)
+from tests.chaos.evidence import entries, from_archive
 from tests.chaos.faults import Faults
 from tests.chaos.feed import BASE_NS, TICKS_PER_SECOND, Feed, feeds
-from tests.chaos.pipeline import PARTITIONS, SCRATCH_PARTITIONS, SETTINGS, variables
-from tests.chaos.proxy import ProxyThread
+from tests.chaos.pipeline import INTERVALS_NS, SCRATCH_PARTITIONS
 from tests.chaos.schedule import plan
+from tests.chaos.stage import TENANT, HarnessError, Stage, binary
 from tests.chaos.tap import GROUP
-from tests.servers import Server, embedded_binary, system_binary
 from tests.workers import all_partitions, caught_up
 
-TENANT, SCRATCH = "chaos", "scratch"
+#: The tenant whose streams are deleted.
+SCRATCH = "scratch"
 #: Ticks per second of the publisher of the scratch tenant.
 _SCRATCH_RATE = 100
 #: What a worker says only if its input was changed under it, or it has a fault.
 _ALARMS = ("lost entries around the checkpoint", "a new incarnation", "Traceback", "is gone:")
-
-
-class HarnessError(Exception):
-    """A run that could not be carried out: nothing is said about Red10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,53 +86,23 @@ class Result:
         }
 
 
-def binary(server: str) -> str:
-    """The redis-server of a version.
-
-    Raises:
-        HarnessError: there is none.
-    """
-    if server == "6.2":
-        return embedded_binary()
-    found = system_binary()
-    if found is None:
-        raise HarnessError("there is no redis-server >= 7 on PATH (Debian: apt-get install redis-server)")
-    return found
-
-
-class Run:
-    """One run; a context manager that ends everything it started and removes its directory."""
+class Run(Stage):
+    """One run on a stage of its own."""
 
     def __init__(self, options: Options) -> None:
+        super().__init__(binary(options.server), mutant=options.mutant)
         self.options = options
-        self.directory = Path(tempfile.mkdtemp(prefix="red10-chaos-"))
-        self.streams = Server(
-            binary(options.server),
-            ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
-        )
-        self.models = Server(binary(options.server))
-        self.crew = Crew()
-        self.proxy = ProxyThread()
         self.posted: list[str] = []
-        self._stack = ExitStack()
-        self._ended = threading.Event()
-        count = int(options.rate * options.duration_s)
-        self.feeds = feeds(options.seed, count, publishers=options.publishers)
+        self.feeds = feeds(options.seed, int(options.rate * options.duration_s), publishers=options.publishers)
+        self._over = threading.Event()
 
-    def __enter__(self) -> Self:
-        for server in (self.streams, self.models):
-            self._stack.callback(server.close)
-            server.start()
-        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        self._stack.enter_context(self.proxy)
-        self._stack.enter_context(self.crew)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._stack.close()
+    def settings(self, tenant: str = TENANT) -> dict[str, object]:
+        """The scratch tenant has few partitions, so that each deletion hits; the other's input is trimmed soon."""
+        if tenant == SCRATCH:
+            return {**super().settings(tenant), "partitions": SCRATCH_PARTITIONS}
+        if "required_groups" not in Settings.model_fields:
+            return super().settings(tenant)
+        return {**super().settings(tenant), "required_groups": (GROUP,), "keep_ticks_s": 1}
 
     # The whole of it
 
@@ -166,81 +113,38 @@ class Run:
             HarnessError: it could not be carried out.
         """
         began = time.monotonic()
-        tenant, scratch = self.open(TENANT), self.open(SCRATCH)
+        tenant, scratch = self.open(), self.open(SCRATCH)
         self._hire(tenant)
-        self._await(lambda: self._members(tenant) >= self.options.workers, "the workers are there", 60)
-        self._await(lambda: self._members(scratch) >= 1, "the scratch tenant's worker is there", 60)
+        self.until(lambda: self.members(tenant) >= self.options.workers, "the workers are there", 60)
+        self.until(lambda: self.members(scratch) >= 1, "the scratch tenant's worker is there", 60)
         say(f"at work after {time.monotonic() - began:.1f} s")
         self._publish()
         faults = self._disturb(tenant, say)
         say(f"faults are over after {time.monotonic() - began:.1f} s; letting things settle")
         complaints = self._settle(tenant, faults)
         say(f"settled after {time.monotonic() - began:.1f} s; checking")
-        evidence = self.gather(tenant)
+        evidence = self.gather(tenant, self.feeds, self.posted)
         evidence.complaints = complaints + faults.complaints + self._alarms()
         verdict = check(evidence)
         if not verdict.good:
             verdict.found.append(self.crew.logs()[-6000:])
         return Result(verdict, dict(faults.done), time.monotonic() - began)
 
-    def open(self, name: str) -> Tenant:
-        """Create a tenant, and the tap's group before anything can be trimmed."""
-        settings = Settings(**cast(dict[str, Any], {**SETTINGS, "tenant": name, **self._partitions(name)}))
-        with self.streams.client() as client:
-            tenant = open_tenant(client, settings)
-            if name == TENANT:
-                for keys in all_partitions(tenant):
-                    client.xgroup_create(keys.ticks, GROUP, "0", mkstream=True)
-        return tenant
-
-    def _partitions(self, tenant: str) -> dict[str, object]:
-        return {"partitions": PARTITIONS if tenant == TENANT else SCRATCH_PARTITIONS}
-
-    # The crew
-
-    def env(self, tenant: str) -> dict[str, str]:
-        more: dict[str, object] = {"tenant": tenant, "models_url": self.models.url, **self._partitions(tenant)}
-        if tenant == TENANT and "required_groups" in Settings.model_fields:
-            more |= {"required_groups": (GROUP,), "keep_ticks_s": 1}
-        return variables(**more)
-
-    def child(self, name: str, role: str, argv: list[str], tenant: str = TENANT) -> Child:
-        """A process behind a gate of its own; not started yet unless the crew tends it."""
-        gate = self.proxy.gate(f"{self.streams.directory}/redis.sock")
-        return Child(name, role, argv, self.env(tenant), gate, self.directory)
-
-    def worker(self, name: str, role: str = "worker", kind: str = "scorer", tenant: str = TENANT) -> Child:
-        """A scorer or trainer."""
-        argv = ["tests.chaos.worker", "--journal", str(self.directory / f"{name}.journal"), "--role", kind]
-        if self.options.mutant is not None:
-            argv += ["--mutant", self.options.mutant]
-        return self.child(name, role, argv, tenant)
-
     def _hire(self, tenant: Tenant) -> None:
-        tap = self.child("tap", "tap", [])
-        tap.argv = ["tests.chaos.tap", tap.gate.url, TENANT, str(tenant.partitions), str(self.directory / "archive")]
         self.crew.children += [
-            tap,
+            self.tap(tenant),
             *(self.worker(f"worker{number}") for number in range(self.options.workers)),
             *(self.worker(f"trainer{number}", "trainer", "trainer") for number in range(self.options.trainers)),
             self.worker("scratch", "scratch", tenant=SCRATCH),
         ]
 
     def _publish(self) -> None:
-        start = time.monotonic() + 0.5
-        for feed in self.feeds:
-            self.crew.children.append(self._publisher(feed, start, self.options.rate / len(self.feeds), TENANT))
+        start, rate = time.monotonic() + 0.5, self.options.rate / len(self.feeds)
         endless = Feed("scratchfeed", ("S1", "S2", "S3", "S4"), self.options.seed, 999_999, "auto", 20)
-        self.crew.children.append(self._publisher(endless, start, _SCRATCH_RATE, SCRATCH))
-
-    def _publisher(self, feed: Feed, start: float, rate: float, tenant: str) -> Child:
-        record = self.directory / f"{feed.name}.record"
-        argv = ["tests.chaos.publisher", feed.to_json(), str(record), repr(start), repr(rate)]
-        return self.child(feed.name, "publisher" if tenant == TENANT else "scratch", argv, tenant)
-
-    def _members(self, tenant: Tenant) -> int:
-        with self.streams.client() as client:
-            return int(client.zcard(tenant.keys.members))
+        self.crew.children += [
+            *(self.publisher(feed, start, rate) for feed in self.feeds),
+            self.publisher(endless, start, _SCRATCH_RATE, SCRATCH, "scratch"),
+        ]
 
     # Disturbing and settling
 
@@ -260,7 +164,7 @@ class Run:
             time.sleep(max(0.0, began + self.options.duration_s - time.monotonic()))
             for future in futures:
                 future.result()
-            self._ended.set()
+            self._over.set()
             asked.result()
         faults.settle()
         return faults
@@ -269,12 +173,12 @@ class Run:
         """Ask for training, say the time, and write what is no tick, as plain clients would."""
         choose = random.Random(self.options.seed)
         began = time.monotonic()
-        while not self._ended.wait(0.5):
+        while not self._over.wait(0.5):
             with suppress(redis.RedisError, OSError), self.streams.client() as client:
                 if choose.random() < 0.4:
                     symbol = choose.choice([symbol for feed in self.feeds for symbol in feed.symbols])
-                    series = f"{symbol}:{choice}" if (choice := choose.choice(["1s", "5s"])) else ""
-                    entry = post_request(client, tenant.keys, TrainingRequest(series=series))
+                    request = TrainingRequest(series=f"{symbol}:{choose.choice(list(INTERVALS_NS))}")
+                    entry = post_request(client, tenant.keys, request)
                     self.posted.append(str(entry))
                 keys = choose.choice(all_partitions(tenant))
                 step_ns = self.options.rate / self.options.publishers / TICKS_PER_SECOND / 5 * 1e9
@@ -295,9 +199,9 @@ class Run:
 
             def rest(condition: Callable[[], bool], what: str) -> None:
                 try:
-                    self._await(condition, what, self.options.settle_s)
+                    self.until(condition, what, self.options.settle_s)
                 except HarnessError as error:
-                    complaints.append(str(error))
+                    complaints.append(str(error).partition("\n")[0])
 
             rest(lambda: not self.crew.of("publisher"), "all publishers have come to their end")
             rest(lambda: self._answered(client, tenant), "all training requests are answered")
@@ -322,7 +226,7 @@ class Run:
         return all((client.hget(keys.state, "release") or b"") == release for keys in all_partitions(tenant))
 
     def _archived(self, client: redis.Redis, tenant: Tenant) -> bool:
-        archive = from_archive(self.directory / "archive", tenant.partitions)
+        archive = from_archive(self.archive, tenant.partitions)
         for at, keys in enumerate(all_partitions(tenant)):
             last = client.xinfo_stream(keys.ticks)["last-generated-id"].decode()
             if not archive[at] or "{}-{}".format(*archive[at][-1][0]) != last:
@@ -339,41 +243,7 @@ class Run:
                 found.append(f"{child.name} ended by itself, exit codes {child.deaths}")
         return found
 
-    def gather(self, tenant: Tenant) -> Evidence:
-        """What the run left behind."""
-        settings = Settings(**cast(dict[str, Any], {**SETTINGS, "tenant": TENANT}))
-        spec = make_spec(tenant, settings)
-        with self.streams.client() as client, self.models.client() as models:
-            return Evidence(
-                spec=spec,
-                tenant=TENANT,
-                feeds=[(feed, read_record(self.directory / f"{feed.name}.record")) for feed in self.feeds],
-                archive=from_archive(self.directory / "archive", tenant.partitions),
-                partitions={at: read_partition(client, keys) for at, keys in enumerate(all_partitions(tenant))},
-                journal=read_lines(sorted(self.directory.glob("*.journal"))),
-                posted=list(self.posted),
-                requests=[entry for entry, _ in entries(client, tenant.keys.requests)],
-                results=[row for _, row in entries(client, tenant.keys.results)],
-                versions=read_versions(models, tenant),
-                releases=load_all_releases(models, tenant, spec),
-            )
-
-    def _await(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
-        until = time.monotonic() + timeout_s
-        while True:
-            with suppress(redis.RedisError):
-                if condition():
-                    return
-            if time.monotonic() > until:
-                raise HarnessError(f"waited {timeout_s:g} s until {what}, in vain")
-            time.sleep(0.05)
-
 
 def _line(text: str, word: str) -> str:
     at = text.index(word)
     return text[text.rfind("\n", 0, at) + 1 : at + 600].partition("\n\n")[0]
-
-
-def count_faults(result: Result) -> Counter[str]:
-    """How often each kind was done."""
-    return Counter(result.faults)
