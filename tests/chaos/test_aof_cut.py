@@ -1,7 +1,7 @@
 """A commit survives a cut append-only file whole or not at all: state, outputs, cursor and trim, at every byte.
 
-A real commit is made on a real server with `appendfsync always`. Its file is then cut within the last transaction, and
-a server is started on what is left: at the ends of commands and some bytes between, with RED10_CHAOS=long at every byte.
+A real commit is made on a real server with `appendfsync always`. Its file is cut within the last transaction, and
+a server is started on what is left: at the ends of commands and some bytes between; with RED10_CHAOS=long at every byte.
 """
 
 from __future__ import annotations
