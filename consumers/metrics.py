@@ -104,6 +104,12 @@ class Metrics:
         self._changes = counter(
             "red10_input_changes_total", "Times that the input was found changed under its reader.", "stream", "change"
         )
+        self._input_lost = counter(
+            "red10_input_lost_total",
+            "Entries dropped before a consumer group that is not required had read them.",
+            "stream",
+            "group",
+        )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
         self._judged = counter("red10_outcomes_judged_total", "Outcomes that the monitor decided on.")
         self._promotions = counter("red10_promotions_total", "Challengers that became champion.")
@@ -119,6 +125,12 @@ class Metrics:
         )
         self._redis_up = Gauge(
             "red10_redis_up", "1 if the Redis of this role answered when last asked.", ["role"], registry=registry
+        )
+        self._memory_used = _Known(registry, "red10_redis_memory_bytes", "Memory that the streams Redis uses.")
+        self._memory_limit = _Known(
+            registry,
+            "red10_redis_memory_limit_bytes",
+            "Memory that the streams Redis may use: maxmemory, or all there is.",
         )
         self._partitions_owned = _Known(registry, "red10_partitions_owned", "Partitions whose lease this worker holds.")
         self._models_loaded = _Known(registry, "red10_models_loaded", "Champions that are loaded and can score.")
@@ -207,6 +219,15 @@ class Metrics:
     def input_changed(self, stream: str, change: str) -> None:
         """Count that a stream lost entries under its reader (`gap`), or began again (`anew`)."""
         self._changes.labels(stream, change).inc()
+
+    def input_lost(self, stream: str, group: str, entries: int) -> None:
+        """Count entries that a group which is not required will never read."""
+        self._input_lost.labels(stream, group).inc(entries)
+
+    def memory(self, used: int, limit: int | None) -> None:
+        """Set what the streams Redis uses and may use, bytes."""
+        self._memory_used.set(used)
+        self._memory_limit.set(limit or None)
 
     def lag(self, stream: str, group: str, entries: int | None) -> None:
         """Set how far a group is behind; `None`, if Redis does not know, takes the sample away.

@@ -30,7 +30,7 @@ from consumers.features import fingerprint, load_feature_set
 from consumers.fit import FitParameters
 from consumers.metrics import Metrics
 from consumers.ownership import Ownership
-from consumers.partition import BatchSize, PartitionTask
+from consumers.partition import Memo, PartitionTask
 from consumers.patience import Patience, Stopped
 from consumers.policy import load_policy
 from consumers.spec import Spec
@@ -45,10 +45,11 @@ from modelstore.manifest import feature_set_id
 from streams.app import App, make_app, run, web_views, work_agent
 from streams.channel import WorkChannel
 from streams.clients import connect, connect_async, read_raw
-from streams.commit import Committer
+from streams.commit import Committer, Retention
 from streams.errors import ConfigurationError
 from streams.keys import SCORERS, TRAINERS
 from streams.resume import group_lag, lag
+from streams.room import Memory
 from streams.settings import Origins, Settings
 from streams.tenant import Tenant, open_tenant
 
@@ -56,6 +57,8 @@ log = logging.getLogger("red10.worker")
 
 #: Seconds between two looks at gauges (lag, age, what is up).
 GAUGES_EVERY_S = 2.0
+#: Seconds between two looks at the memory of the streams Redis: a quarter of what fast publishers need to fill a tenth.
+MEMORY_EVERY_S = 0.25
 #: Seconds that a scorer waits for the model store before it goes on without forecasts.
 STORE_PATIENCE_S = 5.0
 
@@ -187,7 +190,8 @@ class _ScorerProcess:
         self._start_anew = start_anew
         self._ownership: Ownership | None = None
         self._follower: Follower | None = None
-        self._sizes: dict[int, BatchSize] = {}
+        self._memos: dict[int, Memo] = {}
+        self._memory: Memory | None = None
 
     async def main(self, stop: asyncio.Event) -> None:
         """Load, then own partitions until told to stop."""
@@ -231,12 +235,14 @@ class _ScorerProcess:
             await asyncio.wait_for(follower.ready.wait(), STORE_PATIENCE_S)
         _spare_the_collector()
         gauges = asyncio.create_task(self._gauges(client, ownership, follower))
+        memory = asyncio.create_task(self._watch_memory(client))
         try:
             await ownership.run(stop)
         finally:
-            for task in (following, gauges):
+            helpers = (following, gauges, memory)
+            for task in helpers:
                 task.cancel()
-            await asyncio.gather(following, gauges, return_exceptions=True)
+            await asyncio.gather(*helpers, return_exceptions=True)
 
     def _task(
         self,
@@ -262,7 +268,14 @@ class _ScorerProcess:
             keys,
             token,
             spec,
-            Committer(client, keys, server=version, keep_outputs=settings.keep_outputs),
+            Committer(
+                client,
+                keys,
+                server=version,
+                retention=Retention(settings.keep_outputs, settings.required_groups, settings.foreign_entries),
+                short=self._short,
+                on_lost=partial(self._metrics.input_lost, keys.ticks),
+            ),
             self._channel,
             find_release,
             self._metrics,
@@ -270,10 +283,25 @@ class _ScorerProcess:
             batch_outputs=settings.batch_outputs,
             batch_s=settings.lease_ms / 10_000,
             block_ms=settings.block_ms,
-            size=self._sizes.setdefault(partition, BatchSize()),
+            memo=self._memos.setdefault(partition, Memo()),
             redis_away=lambda: self._ownership is not None and self._ownership.away,
             start_anew=self._start_anew,
         )
+
+    def _short(self) -> bool:
+        """Whether the streams Redis is short of memory, as far as is known."""
+        mark = self._settings.memory_mark
+        return bool(mark) and self._memory is not None and self._memory.share >= mark
+
+    async def _watch_memory(self, client: redis.asyncio.Redis) -> None:
+        """Know how full Redis is: what was consumed then goes at once, and publishers get room again."""
+        while True:
+            try:
+                self._memory = Memory.of(await client.info("memory"))
+                self._metrics.memory(self._memory.used, self._memory.limit)
+            except (RedisError, OSError):  # the ownership says that Redis is away
+                self._memory = None
+            await asyncio.sleep(MEMORY_EVERY_S)
 
     async def _gauges(self, client: redis.asyncio.Redis, ownership: Ownership, follower: Follower) -> None:
         while True:

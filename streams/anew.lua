@@ -29,6 +29,6 @@ if type(created) == 'table' and created['err'] then redis.call('XGROUP', 'SETID'
 redis.pcall('XSETID', KEYS[3], ARGV[6])
 if ARGV[8] == '1' then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], 'counter', ARGV[3], 'nonce', ARGV[4], 'checkpoint', '0-0', 'entries', '0',
-  'incarnation', ARGV[5], 'schema', ARGV[10], 'fingerprint', ARGV[9])
+  'within', '', 'incarnation', ARGV[5], 'schema', ARGV[10], 'fingerprint', ARGV[9])
 if ARGV[8] == '1' then redis.call('HSET', KEYS[1], 'release', '', 'clock', '') end
 return 'OK'

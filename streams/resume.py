@@ -24,7 +24,7 @@ class Input:
 
     Attributes:
         last: the last id that the stream gave out; `None` if there is no stream.
-        anchor: whether the checkpoint's entry is in it.
+        anchor: whether the checkpoint's entry is in it, and the one that was read in part, if any.
         gone: how many entries it had that are no longer in it, if all that are were added after the checkpoint; else
             `None`, as before Redis 7.
     """
@@ -42,17 +42,26 @@ class Resume(enum.Enum):
     ANEW = "anew"  #: the stream is gone, or its ids fell behind the checkpoint: a new incarnation
 
 
-def resume(checkpoint: StreamID, found: Input) -> Resume:
-    """Decide. Pure."""
-    if checkpoint == ZERO or found.anchor:
+def resume(tip: StreamID, found: Input) -> Resume:
+    """Decide. Pure.
+
+    Args:
+        tip: the last entry of which anything was consumed, `ZERO` for none.
+    """
+    if tip == ZERO or found.anchor:
         return Resume.GO_ON
-    if found.last is None or found.last < checkpoint:
+    if found.last is None or found.last < tip:
         return Resume.ANEW
     return Resume.GAP
 
 
-async def look(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> Input:
+async def look(
+    client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID, within: StreamID | None = None
+) -> Input:
     """Read what `resume` decides on.
+
+    Args:
+        within: the entry after the checkpoint, if part of it was consumed.
 
     Raises:
         RedisError: as the client raises it; WRONGTYPE if the key is no stream.
@@ -63,11 +72,14 @@ async def look(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: Str
         if "no such key" in str(error):
             return Input(None, False)
         raise
-    anchor = await client.xrange(keys.ticks, str(checkpoint), str(checkpoint), 1)
+    anchor = True
+    for entry in (checkpoint, within):
+        if entry is not None and entry != ZERO:
+            anchor = anchor and bool(await client.xrange(keys.ticks, str(entry), str(entry), 1))
     added, first = info.get("entries-added"), info["first-entry"]
     unread = first is None or StreamID.parse(first[0]) > checkpoint
     gone = None if added is None or not unread else int(added) - int(info["length"])
-    return Input(StreamID.parse(info["last-generated-id"]), bool(anchor), gone)
+    return Input(StreamID.parse(info["last-generated-id"]), anchor, gone)
 
 
 async def lag(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> int | None:

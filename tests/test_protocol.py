@@ -34,7 +34,8 @@ from modelstore.store import ModelStore
 from modelstore.trees import encode_forest
 from modelstore.verdicts import KEPT, MAX_REASON, Note
 from streams import records
-from streams.codec import Clock, ReleaseSwitch, decode
+from streams.codec import decode
+from streams.decoded import Clock, ReleaseSwitch
 from streams.keys import STORE, TENANTS, Keys, PartitionKeys
 from streams.publish import clock_fields, release_fields
 from streams.records import Record

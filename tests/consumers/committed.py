@@ -11,7 +11,8 @@ from consumers.scorer import Scorer, releases_in
 from consumers.spec import Spec
 from consumers.state import PartitionState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
-from streams.codec import RawEntry, decode
+from streams.codec import decode
+from streams.decoded import RawEntry
 from streams.keys import PartitionKeys
 
 
@@ -50,7 +51,7 @@ class Store:
         counter = int(self.state.get(b"counter", b"0")) + 1
         self.state |= {
             b"counter": str(counter).encode(),
-            b"checkpoint": str(computed.last).encode(),
+            b"checkpoint": str(computed.checkpoint).encode(),
             b"entries": str(scorer.state.entries).encode(),
         }
         for name, count in computed.counts.items():

@@ -159,9 +159,9 @@ async def test_both_publishers_replay_into_redis(
         keys = Keys(tenant)
         return [[f for _, f in cast(Any, client.xrange(keys.partition(p).ticks))] for p in range(8)]
 
-    with TickPublisher(url=server.url, tenant="one") as publisher:
+    with TickPublisher(url=server.url, tenant="one", blocks="never") as publisher:
         assert replay(publisher, tables).ticks == 3000
-    async with AsyncTickPublisher(url=server.url, tenant="two") as asynchronous:
+    async with AsyncTickPublisher(url=server.url, tenant="two", blocks="never") as asynchronous:
         assert (await replay_async(asynchronous, tables, speed=1e6)).ticks == 3000
     assert stored("one") == stored("two")
     assert sum(map(len, stored("one"))) == 3000

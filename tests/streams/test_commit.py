@@ -12,7 +12,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError
 
 from streams.clients import connect_async
-from streams.commit import Answer, Commit, Committer
+from streams.commit import Answer, Commit, Committer, Retention
 from streams.ids import ZERO, StreamID
 from streams.keys import SCORERS, Keys
 from streams.resume import lag
@@ -37,7 +37,7 @@ def version(client: redis.Redis) -> str:
 
 @pytest.fixture
 def committer(async_client: redis.asyncio.Redis, version: str) -> Committer:
-    return Committer(async_client, KEYS, server=version, keep_outputs=100_000)
+    return Committer(async_client, KEYS, server=version, retention=Retention(100_000))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def batch(last: StreamID, *, after: StreamID = ZERO, counter: int = 0, passed: i
     state: dict[str, str | bytes] = {"release": "r", "s:A": b'["\xc3\xa9"]'}
     outputs = [(KEYS.signals, ["side", "buy"]), (KEYS.dead, ["reason", "late"]), (KEYS.signals, ["side", "sell"])]
     wanted: dict[str, Any] = {"trim": None, "state": state, "outputs": outputs, **more}
-    return Commit(counter=counter, after=after, last=last, entries=passed, **wanted)
+    return Commit(counter=counter, after=after, last=last, checkpoint=last, entries=passed, **wanted)
 
 
 def everything(client: redis.Redis) -> dict[bytes, Any]:
@@ -156,7 +156,9 @@ async def test_a_write_that_fails_all_the_same_costs_no_input(
     try:
         await cast(Any, link).execute_command("AUTH", "narrow", "x")
         with pytest.raises(redis.RedisError):
-            await Committer(link, KEYS, server=version, keep_outputs=100).commit(TOKEN, batch(ticks[4], trim=ticks[4]))
+            await Committer(link, KEYS, server=version, retention=Retention(100)).commit(
+                TOKEN, batch(ticks[4], trim=ticks[4])
+            )
     finally:
         await link.aclose()
         client.acl_deluser("narrow")
