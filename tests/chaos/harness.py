@@ -20,7 +20,6 @@ import redis
 
 from consumers.requests import post_request
 from streams.records import TrainingRequest
-from streams.settings import Settings
 from streams.tenant import Tenant
 from tests.chaos.checker import Verdict, check
 from tests.chaos.evidence import entries, from_archive
@@ -100,8 +99,6 @@ class Run(Stage):
         """The scratch tenant has few partitions, so that each deletion hits; the other's input is trimmed soon."""
         if tenant == SCRATCH:
             return {**super().settings(tenant), "partitions": SCRATCH_PARTITIONS}
-        if "required_groups" not in Settings.model_fields:
-            return super().settings(tenant)
         return {**super().settings(tenant), "required_groups": (GROUP,), "keep_ticks_s": 1}
 
     # The whole of it

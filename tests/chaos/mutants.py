@@ -44,10 +44,11 @@ def no_anchor() -> None:
 
 
 def greedy_trim() -> None:
-    """The commit trims one entry more than is consumed."""
+    """The commit trims one entry more than all have read who need it."""
     _edit_commit(
-        "if ARGV[9] ~= '' then redis.call('XTRIM', KEYS[3], 'MINID', ARGV[9]) end",
-        """local unread = redis.call('XRANGE', KEYS[3], '(' .. ARGV[6], '+', 'COUNT', 1)
+        "redis.call('XTRIM', KEYS[3], 'MINID', hold)",
+        """redis.call('XTRIM', KEYS[3], 'MINID', hold)
+local unread = redis.call('XRANGE', KEYS[3], '(' .. hold, '+', 'COUNT', 1)
 if #unread > 0 then redis.call('XDEL', KEYS[3], unread[1][1]) end""",
     )
 

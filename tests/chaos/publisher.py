@@ -13,11 +13,13 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import orjson
 
 from producers.publisher import TickPublisher
 from streams.append import PublishError
+from streams.publish import Blocks
 from streams.settings import load_settings
 from tests.chaos.feed import Feed
 
@@ -27,11 +29,8 @@ def publish(feed: Feed, record: Path, start: float, rate: float) -> int:
     settings, origins = load_settings()
     file = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     ticks, done = feed.ticks(), 0
-    import inspect
-
-    new = "publisher" in inspect.signature(TickPublisher).parameters
-    more = {"publisher": feed.name, "blocks": feed.blocks} if new else {}
-    with TickPublisher(settings, origins=origins, **more) as publisher:
+    blocks = cast(Blocks, feed.blocks)
+    with TickPublisher(settings, origins=origins, publisher=feed.name, blocks=blocks) as publisher:
         while chunk := list(islice(ticks, feed.chunk)):
             time.sleep(max(0.0, start + (done + len(chunk)) / rate - time.monotonic()))
             try:
@@ -41,7 +40,7 @@ def publish(feed: Feed, record: Path, start: float, rate: float) -> int:
                 return 3
             done += len(chunk)
             os.write(file, orjson.dumps({"taken": done}) + b"\n")
-        ending = {"done": done, "resets": getattr(publisher, "resets", 0), "gaps": getattr(publisher, "gaps", 0)}
+        ending = {"done": done, "resets": publisher.numbering.resets, "gaps": publisher.numbering.gaps}
     os.write(file, orjson.dumps(ending) + b"\n")
     return 0
 

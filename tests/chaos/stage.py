@@ -132,7 +132,10 @@ class Stage:
     def publisher(self, feed: Feed, start: float, rate: float, tenant: str = TENANT, role: str = "publisher") -> Child:
         """A publisher of a feed; see `tests.chaos.publisher`."""
         argv = ["tests.chaos.publisher", feed.to_json(), str(self.record(feed)), repr(start), repr(rate)]
-        return self.child(feed.name, role, argv, tenant)
+        child = self.child(feed.name, role, argv, tenant)
+        if feed.blocks == "never":
+            child.env["RED10_MEMORY_MARK"] = "0"  # so that somebody runs into a Redis that is full
+        return child
 
     def record(self, feed: Feed) -> Path:
         """What a publisher says of itself."""

@@ -1,7 +1,7 @@
 """A commit survives a cut append-only file whole or not at all: state, outputs, cursor and trim, at every byte.
 
-A real commit is made on a real server with `appendfsync always`. Its file is cut within the last transaction, and
-a server is started on what is left: at the ends of commands and some bytes between; with RED10_CHAOS=long at every byte.
+A real commit is made on a real server with `appendfsync always`. Its file is cut within the last transaction, and a
+server is started on what is left: cut at the ends of commands and at some bytes between, with RED10_CHAOS=long at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from consumers.worker import make_spec
 from modelstore.loaded import LoadedRelease
 from streams.clients import connect_async, read_raw
 from streams.codec import decode
-from streams.commit import Answer, Commit, Committer
+from streams.commit import Answer, Commit, Committer, Retention
 from streams.keys import PartitionKeys
 from streams.settings import Settings
 from streams.tenant import open_tenant
@@ -98,8 +98,11 @@ async def commit(url: str, keys: PartitionKeys, count: int, version: str) -> Non
     reply: Any = await client.xread(streams, count=count)
     after, counter = scorer.state.anchor, scorer.state.counter
     computed = scorer.compute(decode(reply[0][1]), {})
-    work = Commit(counter, after, computed.last, scorer.state.entries, computed.last, computed.state, computed.outputs)
-    committer = Committer(client, keys, server=version, keep_outputs=1000)
+    work = Commit(
+        counter, after, computed.last, computed.checkpoint, scorer.state.entries, computed.last, computed.state,
+        computed.outputs,
+    )  # fmt: skip
+    committer = Committer(client, keys, server=version, retention=Retention(1000))
     answer, detail = await committer.commit("token", work)
     assert answer is Answer.OK, detail
     assert {key.partition("}:")[2] for key, _ in computed.outputs} >= {"bars:P0.0:1s", "dead"}
