@@ -43,7 +43,7 @@ from streams.errors import Red10Error, RedisRefused, RedisUnavailable
 from streams.ids import ZERO, StreamID
 from streams.keys import PartitionKeys
 from streams.publish import release_fields
-from streams.resume import Resume, look, resume
+from streams.resume import Resume, look, restore_group, resume
 
 log = logging.getLogger("red10.partition")
 
@@ -254,7 +254,11 @@ class PartitionTask:
         if int(stored or 0) != state.counter:
             return Answer.RESET
         within = None if state.within is None else state.within[0]
-        found = resume(state.tip, await look(self._client, self.keys, state.checkpoint, within))
+        seen = await look(self._client, self.keys, state.checkpoint, within)
+        if state.counter and seen.last is not None and not seen.group:
+            log.error("%s: the group of the scorers is gone, making it anew", self.keys.ticks)
+            await restore_group(self._client, self.keys, state.checkpoint, state.entries, modern=self._committer.modern)
+        found = resume(state.tip, seen)
         # A gap is no news while the anchor is known to be gone.
         if found is Resume.ANEW or (found is Resume.GAP and state.anchor == state.checkpoint):
             return Answer.GAP

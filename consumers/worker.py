@@ -51,7 +51,7 @@ from streams.keys import SCORERS, TRAINERS
 from streams.resume import group_lag, lag
 from streams.room import Memory
 from streams.settings import Origins, Settings
-from streams.tenant import Tenant, open_tenant
+from streams.tenant import Tenant, keep_tenant, open_tenant
 
 log = logging.getLogger("red10.worker")
 
@@ -223,6 +223,7 @@ class _ScorerProcess:
             partitions=tenant.partitions,
             lease_ms=self._settings.lease_ms,
             make_task=lambda partition, token: self._task(client, tenant, spec, version, follower, partition, token),
+            keep_tenant=lambda: keep_tenant(client, tenant),
             on_owned=self._metrics.owned,
         )
 

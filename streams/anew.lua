@@ -23,6 +23,8 @@ local counter = stored[1] or '0'
 if counter == ARGV[3] and stored[2] == ARGV[4] then return 'DUP' end
 if counter ~= ARGV[2] then return 'RESET' end
 
+-- A write that is never refused comes first: behind it the others work when memory is full (see commit.lua).
+redis.call('XTRIM', KEYS[3], 'MINID', '0-1')
 local created = redis.pcall('XGROUP', 'CREATE', KEYS[3], ARGV[7], '0', 'MKSTREAM')
 if type(created) == 'table' and created['err'] then redis.call('XGROUP', 'SETID', KEYS[3], ARGV[7], '0') end
 -- Refused when the stream's ids have already gone past; then there is nothing to do.

@@ -104,7 +104,7 @@ local function earlier(a, b)
   return #as < #bs or (#as == #bs and as < bs)
 end
 
-local cut, hold, waiting, missing = ARGV[10], nil, {}, {}
+local cut, hold, oldest, waiting, missing = ARGV[10], nil, nil, {}, {}
 for i = 16, 15 + tonumber(ARGV[15]) do missing[ARGV[i]] = true end
 local required = {}
 for name in pairs(missing) do required[name] = true end
@@ -115,8 +115,10 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
   missing[name] = nil
   if name ~= ARGV[8] then
     if group['pending'] > 0 then
-      local first = redis.call('XPENDING', KEYS[3], name)[2]
-      if first and earlier(first, done) then done = first end
+      -- What was deleted stays pending: only what is still there counts.
+      oldest = oldest or redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1][1]
+      local first = redis.call('XPENDING', KEYS[3], name, oldest, '+', 1)[1]
+      if first and earlier(first[1], done) then done = first[1] end
     end
     if earlier(done, cut) then
       if required[name] then
@@ -140,7 +142,7 @@ if hold ~= cut and excess > 0 then
   if #dropped > 0 then
     local last = dropped[#dropped][1]
     for _, group in ipairs(waiting) do
-      local lost = #redis.call('XPENDING', KEYS[3], group.name, '-', last, #dropped)
+      local lost = #redis.call('XPENDING', KEYS[3], group.name, dropped[1][1], last, #dropped)
       for _, entry in ipairs(dropped) do
         if earlier(group.delivered, entry[1]) then lost = lost + 1 end
       end

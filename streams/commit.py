@@ -111,6 +111,11 @@ class Committer:
         self._script = header + files("streams").joinpath("commit.lua").read_text("utf-8")
         self._sha = ""
 
+    @property
+    def modern(self) -> bool:
+        """Whether the server is 7.0 or newer."""
+        return self._modern
+
     def arguments(self, token: str, commit: Commit) -> tuple[list[str], list[str | bytes]]:
         """KEYS and ARGV of the call. Pure."""
         keys = [self._keys.state, self._keys.lease, self._keys.ticks]
