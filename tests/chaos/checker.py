@@ -7,7 +7,7 @@ out, and trusts nothing in between:
 2. bars, open bars and dead letters, recomputed slowly from the archive, are what stands there;
 3. every output, recomputed by an undisturbed replay, is there once, in order per series, and no other is;
 4. no commit landed after another owner had taken the lease, and no owner came back between another's commits;
-5. every training request has one result, and every version exists once.
+5. every training request is there once and has one result, and every version exists once.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Verdict:
         outputs: output entries that were checked.
         lost, duplicated, reordered, wrong: faults; all 0 if all is well.
         found: the faults in words, the first of each kind.
+        kinds: outputs by kind of stream.
     """
 
     inputs: int = 0
@@ -48,6 +49,7 @@ class Verdict:
     reordered: int = 0
     wrong: int = 0
     found: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
     _said: Counter[str] = field(default_factory=Counter, repr=False)
 
     @property
@@ -81,6 +83,7 @@ def check(evidence: Evidence) -> Verdict:
         for stream in sorted(set(expected) | set(partition.outputs)):
             found = partition.outputs.get(stream, [])
             verdict.outputs += len(found)
+            verdict.kinds[stream.partition(":")[0]] += len(found)
             _compare(f"{at}:{stream}", expected.get(stream, []), found, verdict)
     _check_owners(evidence, verdict)
     _check_training(evidence, verdict)
@@ -282,11 +285,14 @@ def _check_turns(partition: int, tokens: Iterable[str], verdict: Verdict) -> Non
 
 
 def _check_training(evidence: Evidence, verdict: Verdict) -> None:
-    there = set(evidence.requests)
-    gone = [request for request in evidence.posted if request not in there]
+    often = Counter(name for _, name in evidence.requests)
+    gone = [name for name in evidence.posted if name not in often]
     verdict.blame("lost", f"training requests are not in the stream: {gone[:3]}", len(gone))
+    many = [name for name, count in often.items() if count > 1]
+    verdict.blame("duplicated", f"training requests that were posted once are there twice: {many[:3]}", len(many))
+    there = [entry for entry, _ in evidence.requests]
     answers = Counter(row["request"] for row in evidence.results)
-    silent = [request for request in evidence.requests if request not in answers]
+    silent = [request for request in there if request not in answers]
     verdict.blame("lost", f"training requests without a result: {silent[:3]}", len(silent))
     twice = [request for request, count in answers.items() if count > 1]
     verdict.blame("duplicated", f"training requests with several results: {twice[:3]}", len(twice))

@@ -62,8 +62,8 @@ class Evidence:
         feeds: with what their publishers recorded; `None` if the log itself is taken for the truth.
         archive: per partition, the input as it went.
         journal: leases taken and commits answered, of all workers.
-        posted: training requests whose entry is known to the one who posted them.
-        requests: entry ids in the request stream.
+        posted: ids of training requests whose posters know that they are in the stream.
+        requests: the request stream: entry id, and the id that its poster gave it.
         results: the results stream.
         versions: per model, the digests of its versions.
         releases: every release of the store, loaded.
@@ -77,7 +77,7 @@ class Evidence:
     partitions: dict[int, Partition]
     journal: list[dict[str, Any]] = field(default_factory=list)
     posted: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     results: list[Row] = field(default_factory=list)
     versions: dict[str, list[str]] = field(default_factory=dict)
     releases: dict[str, LoadedRelease] = field(default_factory=dict)

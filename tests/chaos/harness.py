@@ -18,14 +18,13 @@ from typing import Any
 
 import redis
 
-from consumers.requests import post_request
-from streams.records import TrainingRequest
 from streams.tenant import Tenant
 from tests.chaos.checker import Verdict, check
 from tests.chaos.evidence import entries, from_archive
 from tests.chaos.faults import Faults
 from tests.chaos.feed import BASE_NS, TICKS_PER_SECOND, Feed, feeds
-from tests.chaos.pipeline import INTERVALS_NS, SCRATCH_PARTITIONS
+from tests.chaos.pipeline import SCRATCH_PARTITIONS
+from tests.chaos.poster import post
 from tests.chaos.schedule import plan
 from tests.chaos.stage import TENANT, HarnessError, Stage, binary
 from tests.chaos.tap import GROUP
@@ -170,13 +169,12 @@ class Run(Stage):
         """Ask for training, say the time, and write what is no tick, as plain clients would."""
         choose = random.Random(self.options.seed)
         began = time.monotonic()
+        gate = self.proxy.gate(self.socket)
         while not self._over.wait(0.5):
             with suppress(redis.RedisError, OSError), self.streams.client() as client:
                 if choose.random() < 0.4:
                     symbol = choose.choice([symbol for feed in self.feeds for symbol in feed.symbols])
-                    request = TrainingRequest(series=f"{symbol}:{choose.choice(list(INTERVALS_NS))}")
-                    entry = post_request(client, tenant.keys, request)
-                    self.posted.append(str(entry))
+                    self._post(gate.url, f"{symbol}:{choose.choice(['1s', '1s', '1s', '5s'])}")
                 keys = choose.choice(all_partitions(tenant))
                 step_ns = self.options.rate / self.options.publishers / TICKS_PER_SECOND / 5 * 1e9
                 at = BASE_NS + int((time.monotonic() - began - 4) * step_ns)
@@ -184,6 +182,11 @@ class Run(Stage):
                     client.xadd(keys.ticks, {"kind": "clock", "ts": str(at)})
                 elif choose.random() < 0.3:
                     client.xadd(keys.ticks, {"symbol": "P0.0", "price": choose.choice(["x", "-1"]), "ts": str(at)})
+
+    def _post(self, url: str, series: str) -> None:
+        name = f"r{len(self.posted)}-{time.monotonic_ns()}"
+        post(url, TENANT, series, name)
+        self.posted.append(name)
 
     def _settle(self, tenant: Tenant, faults: Faults) -> list[str]:
         """Put all that is broken right, and wait until everything is at rest; what did not come to rest."""

@@ -63,8 +63,8 @@ def evidence(seed: int = 1, count: int = 2800) -> Evidence:
             {"what": "commit", "answer": "FENCED", "counter": 4, **common("one"), "began": 510, "at": 512},
             *owner("two", 500, (4, 5)),
         ],
-        posted=["1-0"],
-        requests=["1-0", "2-0"],
+        posted=["a"],
+        requests=[("1-0", "a"), ("2-0", "b")],
         results=[{"request": "1-0", "status": "done"}, {"request": "2-0", "status": "refused"}],
         versions={"P0.0:1s/close_1": ["aa", "bb"]},
     )

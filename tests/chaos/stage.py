@@ -105,7 +105,7 @@ class Stage:
 
     def child(self, name: str, role: str, argv: list[str], tenant: str = TENANT) -> Child:
         """A process behind a gate of its own; started once it is among the crew's children."""
-        gate = self.proxy.gate(f"{self.streams.directory}/redis.sock")
+        gate = self.proxy.gate(self.socket)
         return Child(name, role, argv, variables(**self.settings(tenant)), gate, self.directory)
 
     def worker(self, name: str, role: str = "worker", kind: str = "scorer", tenant: str = TENANT) -> Child:
@@ -123,6 +123,11 @@ class Stage:
         tap = self.child("tap", "tap", [])
         tap.argv = ["tests.chaos.tap", tap.gate.url, TENANT, str(tenant.partitions), str(self.archive)]
         return tap
+
+    @property
+    def socket(self) -> str:
+        """Where the streams Redis listens."""
+        return f"{self.streams.directory}/redis.sock"
 
     @property
     def archive(self) -> Path:
@@ -167,7 +172,7 @@ class Stage:
                 partitions={at: read_partition(client, keys) for at, keys in enumerate(all_partitions(tenant))},
                 journal=read_lines(sorted(self.directory.glob("*.journal"))),
                 posted=posted or [],
-                requests=[entry for entry, _ in entries(client, tenant.keys.requests)],
+                requests=[(entry, row["id"]) for entry, row in entries(client, tenant.keys.requests)],
                 results=[row for _, row in entries(client, tenant.keys.results)],
                 versions=read_versions(models, tenant),
                 releases=load_all_releases(models, tenant, spec),

@@ -135,6 +135,11 @@ def lose_a_request(found: Evidence) -> None:
     del found.requests[0], found.results[0]
 
 
+def post_a_request_twice(found: Evidence) -> None:
+    found.requests.append(("3-0", "b"))
+    found.results.append({**found.results[1], "request": "3-0"})
+
+
 def answer_a_request_twice(found: Evidence) -> None:
     found.results.append(found.results[0])
 
@@ -171,6 +176,7 @@ FAULTS: list[tuple[Callable[[Evidence], None], set[str]]] = [
     (let_two_make_one_commit, {"wrong"}),
     (leave_a_request_unanswered, {"lost"}),
     (lose_a_request, {"lost"}),
+    (post_a_request_twice, {"duplicated"}),
     (answer_a_request_twice, {"duplicated"}),
     (fail_a_request, {"wrong"}),
     (make_a_version_twice, {"duplicated"}),
