@@ -53,8 +53,9 @@ T = TypeVar("T")
 LOST_TRIES = 6
 #: Ticks in the first batch of a partition.
 FIRST_BATCH = 200
-#: Most entries that are read at once.
-MOST_ENTRIES = 2000
+#: Most entries that are read at once, and in the first read: an entry may be a block, and Redis holds the whole reply in
+#: its memory.
+MOST_ENTRIES, FIRST_ENTRIES = 1000, 16
 #: Seconds between two looks at what is stored while there is nothing to read.
 LOOK_EVERY_S = 1.0
 #: Seconds between two signs of life while waiting.
@@ -94,18 +95,18 @@ class Memo:
 
     Attributes:
         ticks: most ticks and control entries in the next batch.
-        per_entry: how many an entry had of late.
+        entries: how many entries to read at once.
         suspicion: what is known of a batch that cannot be computed.
     """
 
     ticks: int = FIRST_BATCH
-    per_entry: float = 1.0
+    entries: int = FIRST_ENTRIES
     suspicion: Suspicion = field(default_factory=Suspicion)
 
-    @property
-    def entries(self) -> int:
-        """How many entries to read at once."""
-        return max(1, min(MOST_ENTRIES, int(self.ticks / self.per_entry)))
+    def read(self, entries: int, units: int) -> None:
+        """Note how many ticks and control entries were in what was read: about one batch is to be read at once."""
+        wanted = max(1, self.ticks * entries // units)
+        self.entries = min(MOST_ENTRIES, wanted, max(FIRST_ENTRIES, 2 * entries))
 
     @property
     def units(self) -> int:
@@ -235,7 +236,7 @@ class PartitionTask:
             if decoded.id(0) != within[0]:
                 return Answer.GAP
             cut = Cut(0, within[1])
-        self._memo.per_entry = max(1.0, decoded.units / len(decoded.entries))
+        self._memo.read(len(decoded.entries), decoded.units)
         while cut < decoded.end and not self._stopping.is_set():
             self.progress = time.monotonic()
             window = decoded.window(cut, min(self._memo.units, self._most))
