@@ -31,6 +31,8 @@ TRAINING_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1
 WAIT = "WAIT"
 
 SIDES = ("buy", "sell")
+#: Reason of dead letters that an alert is about: its first one must be seen as a rise.
+POISON = "poison"
 #: How a partition's input can turn out to have changed (`streams.resume.Resume`).
 CHANGES = ("gap", "anew")
 STATUSES = ("done", "refused", "failed")
@@ -173,6 +175,7 @@ class Metrics:
         for stream in now - self._owned:
             for counter in (self._ticks, self._bars, self._predictions, self._outcomes):
                 counter.labels(stream)
+            self._dead.labels(stream, POISON)
             for side in SIDES:
                 self._signals.labels(stream, side)
             for answer in (*(answer.value for answer in Answer), WAIT):
