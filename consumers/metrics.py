@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumers.deliveries import How
 from streams.commit import Answer
 from streams.keys import SCORERS
 
@@ -113,6 +114,9 @@ class Metrics:
             "group",
         )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
+        self._deliveries = counter(
+            "red10_request_deliveries_total", "Requests taken by a trainer, by how they came to it.", "how"
+        )
         self._judged = counter("red10_outcomes_judged_total", "Outcomes that the monitor decided on.")
         self._promotions = counter("red10_promotions_total", "Challengers that became champion.")
         self._drifts = counter("red10_drifts_total", "Champions that were seen to drift.")
@@ -121,6 +125,12 @@ class Metrics:
 
         self._lag = Gauge(
             "red10_lag_entries", "Entries that the group has not read yet.", ["stream", "group"], registry=registry
+        )
+        self._dead_requests = Gauge(
+            "red10_dead_requests",
+            "Requests that were given up and wait to be looked at.",
+            ["stream"],
+            registry=registry,
         )
         self._release_info = Gauge(
             "red10_release_info", "1 for the release in force that is loaded.", ["release"], registry=registry
@@ -163,6 +173,8 @@ class Metrics:
         )
         for status in STATUSES:
             self._requests.labels(status)
+        for how in How:
+            self._deliveries.labels(how)
 
     # Scorer
 
@@ -272,6 +284,17 @@ class Metrics:
             self._requests.labels(status).inc()
         self._models_trained.inc(models)
         self._training_seconds.observe(seconds)
+
+    def delivered(self, how: How) -> None:
+        """Count a request that a trainer took."""
+        self._deliveries.labels(how).inc()
+
+    def dead_requests(self, stream: str, count: int | None) -> None:
+        """Set how many dead requests are kept; `None`, if it is not known, takes the sample away."""
+        if count is None:
+            self._dead_requests.remove(stream)
+        else:
+            self._dead_requests.labels(stream).set(count)
 
     # Monitor
 

@@ -28,11 +28,13 @@ from redis.exceptions import RedisError
 
 from consumers.features import fingerprint, load_feature_set
 from consumers.fit import FitParameters
+from consumers.identity import trainer_name
 from consumers.metrics import Metrics
 from consumers.ownership import Ownership
 from consumers.partition import Memo, PartitionTask
 from consumers.patience import Patience, Stopped
 from consumers.policy import load_policy
+from consumers.request_queue import Limits
 from consumers.spec import Spec
 from consumers.state import fingerprint as state_fingerprint
 from consumers.targets import Target
@@ -359,6 +361,10 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
     web_views(app, metrics.render, health)
 
     async def main(stop: asyncio.Event) -> None:
+        with trainer_name(settings.data_dir) as name:
+            await work(stop, name)
+
+    async def work(stop: asyncio.Event, name: str) -> None:
         streams = connect_async(urls.streams, block_ms=settings.block_ms)
         bars, models = connect(urls.streams), connect(urls.models)
         try:
@@ -369,9 +375,14 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                 bars=bars,
                 models=models,
                 tenant=tenant,
-                options=TrainerOptions(FitParameters.of(settings), settings.max_bars, settings.processes),
-                # The same after a restart on this host, so that its own pending requests are found at once.
-                consumer=f"{socket.gethostname()}-trainer",
+                options=TrainerOptions(
+                    FitParameters.of(settings),
+                    settings.max_bars,
+                    settings.processes,
+                    Limits(settings.claim_idle_ms, settings.max_deliveries),
+                ),
+                consumer=name,
+                on_delivery=metrics.delivered,
             )
         except Stopped:
             return
@@ -407,6 +418,10 @@ async def _trainer_gauges(streams: redis.asyncio.Redis, tenant: Tenant, trainer:
         with contextlib.suppress(RedisError, OSError):  # the trainer says when Redis is away
             behind = await group_lag(streams, tenant.keys.requests, TRAINERS)
         metrics.lag(tenant.keys.requests, TRAINERS, behind)
+        dead = None
+        with contextlib.suppress(RedisError, OSError):
+            dead = int(await streams.xlen(tenant.keys.dead))
+        metrics.dead_requests(tenant.keys.dead, dead)
         await asyncio.sleep(GAUGES_EVERY_S)
 
 

@@ -89,11 +89,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The request stream: all requests kept, those taken up and not answered, those not taken up."""
+    """The request stream: all requests kept, those taken up and not answered, those not taken up, those given up."""
 
     requests: int
     pending: int
     waiting: int | None
+    dead: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +247,18 @@ def read_training(client: redis.Redis, keys: Keys) -> Training:
     with client.pipeline(transaction=False) as pipe:
         pipe.xlen(keys.requests)
         pipe.xinfo_groups(keys.requests)
-        length, groups = (_readable(reply) for reply in pipe.execute(raise_on_error=False))
-    length = length or 0
+        pipe.xlen(keys.dead)
+        length, groups, dead = (_readable(reply) for reply in pipe.execute(raise_on_error=False))
+    length, dead = length or 0, dead or 0
     group = next((g for g in groups or [] if g["name"] == TRAINERS.encode()), None)
     if group is None:
-        return Training(length, 0, length)
+        return Training(length, 0, length, dead)
     told: int | None = group.get("lag")
     if told is not None:
-        return Training(length, group["pending"], told)
+        return Training(length, group["pending"], told, dead)
     start = f"({group['last-delivered-id'].decode()}"
     following = cast(list[Any], client.xrange(keys.requests, start, "+", COUNT_TO + 1))
-    return Training(length, group["pending"], len(following) if len(following) <= COUNT_TO else None)
+    return Training(length, group["pending"], len(following) if len(following) <= COUNT_TO else None, dead)
 
 
 def read_models(client: redis.Redis, keys: Keys) -> Models:

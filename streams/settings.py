@@ -137,6 +137,10 @@ class Settings(BaseSettings):
     min_rows: int = Field(250, ge=10, description="fewest training rows a model is fitted on")
     max_bars: int = Field(20_000, ge=100, description="most bars a model is trained on, the newest")
     seed: int = Field(0, ge=0, description="seed of the fits")
+    claim_idle_ms: int = Field(
+        30_000, ge=500, le=86_400_000, description="silence after which a trainer's request is taken over, ms"
+    )
+    max_deliveries: int = Field(5, ge=1, le=1000, description="deliveries after which a request is given up")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
 
     # Monitor

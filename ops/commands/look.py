@@ -112,7 +112,12 @@ def _show_work(session: Session, found: Status) -> None:
         waiting = "unknown" if found.training.waiting is None else str(found.training.waiting)
         session.text(
             f"training: {found.training.requests} requests, {waiting} not taken up, {found.training.pending} being done"
+            f"{_given_up(found.training.dead)}"
         )
+
+
+def _given_up(dead: int) -> str:
+    return f", {dead} given up (`red10 dead list`)" if dead else ""
 
 
 def show_lag(partition: PartitionStatus) -> str:

@@ -123,13 +123,14 @@ def test_members_come_with_the_age_of_their_heartbeat(client: redis.Redis) -> No
 
 
 def test_training_requests_are_told_apart(client: redis.Redis) -> None:
-    assert training_of(client, KEYS) == Training(0, 0, 0)
+    assert training_of(client, KEYS) == Training(0, 0, 0, 0)
     requests = [cast(bytes, client.xadd(KEYS.requests, {"kind": "train"})) for _ in range(5)]
-    assert training_of(client, KEYS) == Training(5, 0, 5)
+    assert training_of(client, KEYS) == Training(5, 0, 5, 0)
     client.xgroup_create(KEYS.requests, TRAINERS, "0")
     client.xreadgroup(TRAINERS, "one", {KEYS.requests: ">"}, count=3)
     client.xack(KEYS.requests, TRAINERS, requests[0])
-    assert training_of(client, KEYS) == Training(5, 2, 2)
+    client.xadd(KEYS.dead, {"reason": "deliveries"})
+    assert training_of(client, KEYS) == Training(5, 2, 2, 1)
 
 
 def test_server_that_is_away_is_said_and_hides_nothing_else(server: Server, client: redis.Redis) -> None:
