@@ -19,6 +19,7 @@ from ops.entries import all_entries
 from streams.block import read_block
 from streams.errors import BadRecord
 from streams.ids import Source, StreamID
+from streams.raw import named
 from streams.series import Interval
 from streams.tenant import Tenant
 
@@ -103,7 +104,7 @@ def set_aside(letters: Iterable[Mapping[bytes, bytes]]) -> set[tuple[StreamID, i
     found = set()
     for fields in letters:
         raw = orjson.loads(fields[b"fields"])
-        if raw and raw.get("kind") != "bar":
+        if raw and named(raw).get("kind") != "bar":
             source = Source.parse(fields[b"src"])
             found.add((source.entry, source.tick))
     return found
