@@ -126,6 +126,7 @@ def read_contents(raw: bytes) -> Contents:
         raise BadExport(f"its manifest is none of `{FORMAT}`: {where}: {first['msg']}") from None
     try:
         _check_versions(contents)
+        _check_subject(contents)
         _check_aliases(contents)
     except BadName as error:
         raise BadExport(f"its manifest is wrong: {error}") from error
@@ -159,6 +160,21 @@ def _check_versions(contents: Contents) -> None:
     total = sum(member.size for member in contents.members)
     if total > MAX_BYTES:
         raise BadExport(f"it announces {total} bytes, up to {MAX_BYTES} are possible")
+
+
+def _check_subject(contents: Contents) -> None:
+    """Check that every version is of what the manifest says the export is of."""
+    for version in contents.versions:
+        subject = {
+            "version": version.digest,
+            "model": version.name,
+            "series": version.name.rpartition("/")[0],
+            "release": contents.of,
+        }
+        if subject[contents.kind] != contents.of:
+            raise BadExport(
+                f"its manifest says {contents.kind} {contents.of[:160]} and names {version.name}, which is not of it"
+            )
 
 
 def _check_aliases(contents: Contents) -> None:
