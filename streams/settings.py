@@ -154,6 +154,16 @@ class Settings(BaseSettings):
         20, ge=0, le=1_000_000, description="least bars between two requests of the monitor for one series"
     )
 
+    # Models
+    keep_versions: int = Field(20, ge=1, le=1_000_000, description="versions of each model that `model prune` leaves")
+    keep_releases: int = Field(
+        100, ge=1, le=10_000, description="last releases whose versions are never removed, to go back to"
+    )
+    s3_endpoint: str | None = Field(None, description="URL of a store of objects for s3://; unset: boto3's own")
+    s3_checksums: Literal["when_supported", "when_required"] = Field(
+        "when_required", description="whether boto3 adds checksums that some stores refuse"
+    )
+
     # Web
     web_host: str = Field("127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(6066, ge=0, le=65_535, description="port of /metrics and /health; taken: a free one")
