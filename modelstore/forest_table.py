@@ -110,7 +110,7 @@ def _segments(words: NDArray[np.int32], body: Table, first: NDArray[np.int64]) -
     """The outputs of all forests.
 
     Raises:
-        BadForest: the counts of trees fall, or do not end with the number of trees.
+        BadForest: the counts of trees fall, or do not end with the number of trees; a first margin is not finite.
     """
     outputs = np.diff(first)
     forest = np.repeat(np.arange(len(body)), outputs)
@@ -130,4 +130,7 @@ def _segments(words: NDArray[np.int32], body: Table, first: NDArray[np.int64]) -
     found["roots"] = np.where(sparse, owner["at"] + begins, 0)
     found["trees"], found["depth"] = ends - begins, owner["depth"]
     found["base"] = words.view("<f4")[bases_at]
+    infinite = ~np.isfinite(found["base"])
+    if infinite.any():
+        raise BadForest(int(forest[infinite.argmax()]), "begins with a margin that is not finite")
     return found
