@@ -65,20 +65,31 @@ class ForestPack:
     kernel: Kernel = KERNEL
 
     @classmethod
-    def build(cls, blobs: Sequence[bytes], feature_count: int | None = None, kernel: Kernel = KERNEL) -> Self:
+    def build(
+        cls,
+        blobs: Sequence[bytes],
+        feature_count: int | None = None,
+        kernel: Kernel = KERNEL,
+        *,
+        hashed: bool = False,
+    ) -> Self:
         """Join and check forests; their place in `blobs` is their number in the pack.
 
         Args:
             feature_count: how many features each must take; left out: as many as the first.
+            hashed: the bytes were held against a digest, which makes their checksums needless. All else is checked.
 
         Raises:
             BadForest: one is damaged, hostile, of an unknown version, or takes another number of features; it carries
                 the forest's place in `blobs`.
         """
-        return cls._checked(blobs, 0, feature_count, kernel)
+        return cls._checked(blobs, 0, feature_count, kernel, hashed)
 
-    def replace(self, keep: Sequence[int], blobs: Sequence[bytes]) -> Self:
+    def replace(self, keep: Sequence[int], blobs: Sequence[bytes], *, hashed: bool = False) -> Self:
         """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
+
+        Args:
+            hashed: as in `build`.
 
         Raises:
             BadForest: as in `build`; the position counts the kept ones too.
@@ -87,13 +98,18 @@ class ForestPack:
         _check_index("keep", np.asarray(keep, np.int64), len(self))
         ends, data = (4 * self.table.ends).tolist(), self.table.words.data.cast("B")
         kept = [data[ends[number - 1] if number else 0 : ends[number]] for number in keep]
-        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel)
+        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel, hashed)
 
     @classmethod
     def _checked(
-        cls, blobs: Sequence[bytes | memoryview], trusted: int, feature_count: int | None, kernel: Kernel
+        cls,
+        blobs: Sequence[bytes | memoryview],
+        trusted: int,
+        feature_count: int | None,
+        kernel: Kernel,
+        hashed: bool,
     ) -> Self:
-        table = ForestTable.read(blobs, trusted)
+        table = ForestTable.read(blobs, len(blobs) if hashed else trusted)
         bad = kernel.first_bad(table.words, table.body[trusted:])
         if bad >= 0:
             raise BadForest(trusted + bad, OUTSIDE)
