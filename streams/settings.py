@@ -84,9 +84,18 @@ class Settings(BaseSettings):
     # Where
     tenant: str = Field("default", description="name under which all keys of this deployment stand")
     streams_url: SecretStr | None = Field(None, description="Redis for streams; unset: embedded server")
-    models_url: SecretStr | None = Field(None, description="Redis for models; unset: embedded server")
+    models_url: SecretStr | None = Field(
+        None, description="Redis for models, or a snapshot: rdb:///PATH, s3://BUCKET/KEY; unset: embedded server"
+    )
     data_dir: Path = Field(Path("red10-data"), description="directory of the embedded servers")
     redis_server: Path | None = Field(None, description="redis-server binary of the embedded servers; unset: found")
+    snapshot_memory_mb: int = Field(
+        0, ge=0, le=1 << 22, description="most memory of the server that loads a snapshot, MB; 0: by the file's size"
+    )
+    s3_endpoint: str | None = Field(None, description="URL of a store that speaks S3; unset: as boto3 is configured")
+    s3_checksums: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="checksums that boto3 adds, which some stores refuse"
+    )
     partitions: int = Field(8, ge=1, le=4096, description="partitions, fixed when the tenant is created")
 
     # The pipeline, fixed when the tenant is created
