@@ -1,6 +1,6 @@
 """A private Redis that holds what one snapshot holds, for reading only.
 
-The server loads a copy of the snapshot, so that every form of RDB file that it knows can be read. What is in a
+The server loads the snapshot itself, so that every form of RDB file that it knows can be read. What is in a
 snapshot is not trusted: the server checks it while it loads (checksum, and the inside of every value), may take no more
 memory than it is allowed, and its only user may read, subscribe, and nothing else. It listens on a unix socket in a
 directory that others cannot enter, saves nothing, and ends with the thread that started it where the system can do that
@@ -48,7 +48,7 @@ user default on nopass ~* &* -@all +@read +@connection +@pubsub +info
 
 
 class Sidecar:
-    """One server on one directory that holds a copy of a snapshot as `dump.rdb`; started by `start`.
+    """One server on one directory that holds a snapshot as `dump.rdb`; started by `start`.
 
     Attributes:
         directory: its directory, closed to others; removed by `close`.
@@ -59,7 +59,7 @@ class Sidecar:
         """Put one together.
 
         Args:
-            directory: where the copy lies.
+            directory: where the snapshot lies, or a link to it.
             wanted: the setting `redis_server`.
             memory_bytes: most memory of the server; 0: by the size of the snapshot.
         """

@@ -168,14 +168,14 @@ class SnapshotServer:
         settings = self._settings
         following = Sidecar(directory, settings.redis_server, settings.snapshot_memory_mb << 20)
         try:
-            self._source.copy(directory / SNAPSHOT)
+            self._source.provide(directory / SNAPSHOT)
             following.start()
             following.wait()
             _point(self._socket, following.socket)
         except BaseException:
             following.close()
             raise
-        # The mark from before the copy: what changes while it is copied is looked at again.
+        # The mark from before: what changes while it is loaded is looked at again.
         before, self._present, self._mark = self._present, following, mark
         (directory / SNAPSHOT).unlink()
         if before is not None:

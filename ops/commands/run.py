@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from typing import Annotated
 
@@ -79,6 +80,9 @@ def worker(
     ] = False,
 ) -> None:
     """Run one scorer, trainer or monitor until Ctrl-C; several share the work, one monitor is enough."""
+    if role is WorkerRole.scorer:
+        # Whatever a start makes is there to stay; `run_scorer` begins to look for garbage when it is done.
+        gc.disable()
     from ops.embedded import kept_running, refuse_snapshot
     from ops.supervise import stop_when_orphaned
 
