@@ -7,6 +7,7 @@ import sys
 
 #: Name -> what it measures. Each is a module here with `main(arguments)`.
 BENCHMARKS = {
+    "models": "ten thousand models: scoring, reload, memory, beside XGBoost and treelite; docs/benchmarks.md",
     "results": "skill and paper accounts on real series and on the controls; writes docs/results.md",
 }
 

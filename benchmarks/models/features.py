@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +18,10 @@ class MadeUp:
     window = 1
     columns = tuple(f"feature_{number:02}" for number in range(COLUMNS))
 
-    def __call__(self, bars: BarWindow) -> NDArray[np.float64] | Sequence[float]:
+    def __call__(self, bars: BarWindow) -> NDArray[np.float64]:
         """The bar's close, turned by the columns' numbers."""
-        return np.sin(bars.values[-1, 3] * np.arange(1, COLUMNS + 1))
+        found: NDArray[np.float64] = np.sin(bars.values[-1, 3] * np.arange(1, COLUMNS + 1))
+        return found
 
 
 MADE_UP = MadeUp()

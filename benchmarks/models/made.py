@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import redis
 from numpy.typing import NDArray
 
 from benchmarks.server import own_server
+from modelstore.kernel import ForestPack
 from modelstore.manifest import Manifest, NaiveKind, Serving, feature_set_id
 from modelstore.releases import Releases
 from modelstore.store import ModelStore
@@ -136,7 +136,7 @@ def train(first: int, names: Sequence[str]) -> tuple[list[NewVersion], int]:
         booster = xgboost.Booster(PARAMETERS | {"nthread": 1}, [data])
         for done in range(TREES):
             booster.update(data, done)
-        splits += booster.trees_to_dataframe()["Split"].notna().sum() if number == first else 0
+        splits += sum(tree.count("yes=") for tree in booster.get_dump())
         margins = booster.predict(xgboost.DMatrix(golden, nthread=1), output_margin=True)
         versions.append(
             NewVersion(
@@ -148,7 +148,7 @@ def train(first: int, names: Sequence[str]) -> tuple[list[NewVersion], int]:
                 ubj=bytes(booster.save_raw("ubj")),
             )
         )
-    return versions, int(splits) * len(names)
+    return versions, splits
 
 
 def _manifest(name: str, number: int, golden: NDArray[np.float32], margins: NDArray[np.float32]) -> Manifest:
@@ -178,7 +178,9 @@ def _manifest(name: str, number: int, golden: NDArray[np.float32], margins: NDAr
     )
 
 
-def read_ubj(client: redis.Redis, made: Made) -> list[bytes]:
-    """The XGBoost models, in the order of the names."""
-    store, champions = ModelStore(client, TENANT), Releases(client, TENANT).get(made.release).aliases
-    return [store.ubj(champions[name, "champion"]) for name in made.names]
+def read(made: Made) -> tuple[ForestPack, list[bytes]]:
+    """The forests, packed, and the XGBoost models, in the order of the names."""
+    with own_server(snapshot=made.snapshot) as server, server.client() as client:
+        store, champions = ModelStore(client, TENANT), Releases(client, TENANT).get(made.release).aliases
+        digests = [champions[name, "champion"] for name in made.names]
+        return ForestPack.build([store.forest(digest) for digest in digests]), [store.ubj(one) for one in digests]

@@ -1,7 +1,7 @@
 """`reload`: from the start of a worker process to its first score, all models from an RDB file.
 
-The worker is `red10 worker --role scorer` as anybody would start it, with `models_url=rdb://…`; a streams Redis runs, in
-which a release entry and ticks wait. Measured is from the start of the process until a subscriber has the first
+The worker is `red10 worker --role scorer` as anybody would start it, with `models_url=rdb://…`; a streams Redis runs,
+in which a release entry and ticks wait. Measured is from the start of the process until a subscriber has the first
 prediction, an entry with the forecasts of all models of SPY. So the figure includes Python, imports, the private Redis
 that loads the file, reading, checking and packing all models, taking the partition over, and the commit.
 
