@@ -340,7 +340,13 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                 bars=bars,
                 models=models,
                 tenant=tenant,
-                options=TrainerOptions(FitParameters.of(settings), settings.max_bars, settings.processes),
+                options=TrainerOptions(
+                    FitParameters.of(settings),
+                    settings.max_bars,
+                    settings.processes,
+                    settings.check_memory_mb,
+                    settings.check_timeout_s,
+                ),
                 # The same after a restart on this host, so that its own pending requests are found at once.
                 consumer=f"{socket.gethostname()}-trainer",
             )

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     seed: int = Field(0, ge=0, description="seed of the fits")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
 
+    check_memory_mb: int = Field(2048, ge=64, le=1 << 20, description="most memory of the check of new versions, MB")
+    check_timeout_s: float = Field(60, gt=0, le=3600, description="how long the check of new versions may take, s")
+
     # Monitor
     retrain_interval_s: int = Field(
         0, ge=0, le=315_360_000, description="event time after which a series is trained anew, s; 0: off"
