@@ -2,7 +2,7 @@
 
 For each batch of requests, in this order:
 
-1. read the bars and fit, in training processes;
+1. read the bars and fit, in training processes; check the versions, in another (`consumers.checker`);
 2. store the versions, series by series, as they are done (identity is content, so that storing again changes nothing);
 3. give them their aliases in *one* release: champion where the model has none, else challenger;
 4. wait until a completed save of the models Redis covers all of this;
@@ -34,6 +34,7 @@ import redis.asyncio
 from numpy.typing import NDArray
 from redis.exceptions import ResponseError
 
+from consumers.checker import Checker
 from consumers.deliveries import How
 from consumers.features import FeatureSet, load_feature_set
 from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
@@ -70,6 +71,8 @@ class TrainerOptions:
     max_bars: int
     processes: int  #: 0: one per core
     limits: Limits = field(default_factory=Limits)
+    check_memory_mb: int = 2048
+    check_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class Trainer:
         self._abandoned = threading.Event()
         self._saves = SaveBarrier(models, sleep=self._sleep)
         self._pool = pool or FitPool(processes_wanted(options.processes))
+        self._checker = Checker(options.check_memory_mb, options.check_timeout_s)
         self._stop = asyncio.Event()
         self._streams_patience = Patience("streams", self._stop)
         self._models_patience = Patience("models", self._stop)
@@ -160,6 +164,7 @@ class Trainer:
         """End the training processes. The clients stay open: they were passed in."""
         self._stop.set()
         self._pool.close()
+        self._checker.close()
 
     async def read(self, block_ms: int) -> list[Entry]:
         """The next requests, or none after `block_ms` or when stopped; a Redis that is away is waited for.
@@ -275,6 +280,11 @@ class Trainer:
                 log.error("fitting %s failed: %s", work.plan.series, part.trace or part.reason)
                 return
         versions = join(work, [part for part in fitted if isinstance(part, FitOutcome)])
+        reason = await self._checker.check(versions) if versions else None
+        if reason is not None:
+            work.fail(reason)
+            log.error("new versions of %s are not stored: %s", work.plan.series, reason)
+            return
         if versions:
             await self._models_patience(lambda: asyncio.to_thread(self._store.put_many, versions))
             work.stored(versions)

@@ -158,9 +158,9 @@ def _spare_the_collector() -> None:
     A reply of 2,000 entries makes 4,000 lists, none of them garbage yet; with Python's usual threshold (700)
     collections took two thirds of the time of reading it.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 async def _scorer(settings: Settings, origins: Origins, start_anew: bool) -> None:
@@ -380,6 +380,8 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                     settings.max_bars,
                     settings.processes,
                     Limits(settings.claim_idle_ms, settings.max_deliveries),
+                    settings.check_memory_mb,
+                    settings.check_timeout_s,
                 ),
                 consumer=name,
                 on_delivery=metrics.delivered,

@@ -84,9 +84,18 @@ class Settings(BaseSettings):
     # Where
     tenant: str = Field("default", description="name under which all keys of this deployment stand")
     streams_url: SecretStr | None = Field(None, description="Redis for streams; unset: embedded server")
-    models_url: SecretStr | None = Field(None, description="Redis for models; unset: embedded server")
+    models_url: SecretStr | None = Field(
+        None, description="Redis for models, or a snapshot: rdb:///PATH, s3://BUCKET/KEY; unset: embedded server"
+    )
     data_dir: Path = Field(Path("red10-data"), description="directory of the embedded servers")
     redis_server: Path | None = Field(None, description="redis-server binary of the embedded servers; unset: found")
+    snapshot_memory_mb: int = Field(
+        0, ge=0, le=1 << 22, description="most memory of the server that loads a snapshot, MB; 0: by the file's size"
+    )
+    s3_endpoint: str | None = Field(None, description="URL of a store that speaks S3; unset: as boto3 is configured")
+    s3_checksums: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="checksums that boto3 adds, which some stores refuse"
+    )
     partitions: int = Field(8, ge=1, le=4096, description="partitions, fixed when the tenant is created")
 
     # The pipeline, fixed when the tenant is created
@@ -143,6 +152,9 @@ class Settings(BaseSettings):
     max_deliveries: int = Field(5, ge=1, le=1000, description="deliveries after which a request is given up")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
 
+    check_memory_mb: int = Field(2048, ge=64, le=1 << 20, description="most memory of the check of new versions, MB")
+    check_timeout_s: float = Field(60, gt=0, le=3600, description="how long the check of new versions may take, s")
+
     # Monitor
     retrain_interval_s: int = Field(
         0, ge=0, le=315_360_000, description="event time after which a series is trained anew, s; 0: off"
@@ -158,10 +170,6 @@ class Settings(BaseSettings):
     keep_versions: int = Field(20, ge=1, le=1_000_000, description="versions of each model that `model prune` leaves")
     keep_releases: int = Field(
         100, ge=1, le=10_000, description="last releases whose versions are never removed, to go back to"
-    )
-    s3_endpoint: str | None = Field(None, description="URL of a store of objects for s3://; unset: boto3's own")
-    s3_checksums: Literal["when_supported", "when_required"] = Field(
-        "when_required", description="whether boto3 adds checksums that some stores refuse"
     )
 
     # Web
