@@ -23,26 +23,12 @@ from streams.keys import Keys
 from streams.publish import release_fields
 from tests.consumers.walks import DAY_NS
 from tests.modelstore.made import fitted
+from tests.price_features import PRICES
 from tests.servers import Server, embedded_binary, entries
 from tests.workers import until, workers
 
 TENANT = Keys("default")
 PARTITION = TENANT.partition(0)
-
-
-class Prices:
-    """A feature set: the newest bar, as it is."""
-
-    name = "prices"
-    version = 1
-    window = 1
-    columns = ("open", "high", "low", "close")
-
-    def __call__(self, bars: Any) -> Any:
-        return bars.values[-1, :4]
-
-
-PRICES = Prices()
 
 
 def version(seed: int) -> NewVersion:
@@ -99,7 +85,7 @@ def test_a_scorer_serves_and_follows_a_snapshot_and_never_loads_xgboost(
         "RED10_INTERVALS": "1d",
         "RED10_COLUMNS": "close",
         "RED10_HORIZONS": "1",
-        "RED10_FEATURE_SET": "tests.test_scorer_process:PRICES",
+        "RED10_FEATURE_SET": "tests.price_features:PRICES",
         "RED10_FOLLOW_MS": "100",
         "PYTHONPATH": os.getcwd(),
     }
