@@ -20,14 +20,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from consumers.features import fingerprint, load_feature_set
-from consumers.fit import FitParameters
 from consumers.metrics import Metrics
 from consumers.ownership import Ownership
 from consumers.partition import BatchSize, PartitionTask
@@ -36,7 +35,6 @@ from consumers.policy import load_policy
 from consumers.spec import Spec
 from consumers.state import fingerprint as state_fingerprint
 from consumers.targets import Target
-from consumers.trainer import Trainer, TrainerOptions
 from consumers.warm import warm_kernels
 from modelstore.errors import BadModel, NotFound
 from modelstore.follow import Follower
@@ -52,6 +50,9 @@ from streams.resume import group_lag, lag
 from streams.settings import Origins, Settings
 from streams.tenant import Tenant, open_tenant
 
+if TYPE_CHECKING:
+    from consumers.trainer import Trainer
+
 log = logging.getLogger("red10.worker")
 
 #: Seconds between two looks at gauges (lag, age, what is up).
@@ -60,18 +61,21 @@ GAUGES_EVERY_S = 2.0
 STORE_PATIENCE_S = 5.0
 
 
-def run_scorer(settings: Settings, origins: Origins, *, start_anew: bool = False) -> None:
+def run_scorer(
+    settings: Settings, origins: Origins, *, start_anew: bool = False, models_ready: Callable[[], None] | None = None
+) -> None:
     """Run a scorer until SIGINT or SIGTERM.
 
     Args:
         settings: with both URLs set.
         start_anew: let partitions forget a state that another configuration computed.
+        models_ready: returns once the models Redis can be asked; called in a thread, as late as possible.
 
     Raises:
         Red10Error: the settings cannot work, or contradict what is stored.
     """
     _set_up_logging(settings)
-    asyncio.run(_scorer(settings, origins, start_anew))
+    asyncio.run(_scorer(settings, origins, start_anew, models_ready))
 
 
 def run_trainer(settings: Settings, origins: Origins) -> None:
@@ -158,11 +162,13 @@ def _spare_the_collector() -> None:
     gc.enable()
 
 
-async def _scorer(settings: Settings, origins: Origins, start_anew: bool) -> None:
+async def _scorer(
+    settings: Settings, origins: Origins, start_anew: bool, models_ready: Callable[[], None] | None
+) -> None:
     urls = _urls(settings)
     metrics = Metrics(CollectorRegistry())
     app, channel = _app(settings, "scorer", metrics)
-    scorer = _ScorerProcess(settings, origins, urls, metrics, channel, start_anew)
+    scorer = _ScorerProcess(settings, origins, urls, metrics, channel, start_anew, models_ready)
     web_views(app, metrics.render, scorer.health)
     await run(app, scorer.main, channel)
 
@@ -178,7 +184,9 @@ class _ScorerProcess:
         metrics: Metrics,
         channel: WorkChannel,
         start_anew: bool,
+        models_ready: Callable[[], None] | None,
     ) -> None:
+        self._models_ready = models_ready
         self._settings = settings
         self._origins = origins
         self._urls = urls
@@ -226,6 +234,8 @@ class _ScorerProcess:
             ownership.notify(release)
 
         await asyncio.to_thread(warm_kernels)
+        if self._models_ready is not None:
+            await asyncio.to_thread(self._models_ready)
         following = asyncio.create_task(follower.run(on_change))
         with contextlib.suppress(TimeoutError):  # the follower says that the store is away
             await asyncio.wait_for(follower.ready.wait(), STORE_PATIENCE_S)
@@ -316,6 +326,9 @@ class _ScorerProcess:
 
 
 async def _trainer(settings: Settings, origins: Origins) -> None:
+    from consumers.fit import FitParameters
+    from consumers.trainer import Trainer, TrainerOptions
+
     urls = _urls(settings)
     metrics = Metrics(CollectorRegistry())
     app, channel = _app(settings, "trainer", metrics)

@@ -44,8 +44,9 @@ The children of node i are i + step (left) and i + step + 1 (right), both in the
 A split tests one feature f against a threshold. **test** = 2 f + d, where d is 1 if a missing value (NaN) goes right.
 **key** = the threshold as an integer of the same order: its float32 bits b as i32, and if b < 0, b XOR 0x7FFFFFFF; -0.0
 counts as 0.0. A value goes left if its key is less than the split's. A missing value has the key -2^31 when it is to go
-left and 2^31 - 1 when it is to go right, beyond the keys of all numbers, which no split may have. So a row is turned into 2 F keys once, test is
-an index into them, and each step is one comparison of integers without a branch (`row_keys`).
+left and 2^31 - 1 when it is to go right, beyond the keys of all numbers, which no split may have. So a row is turned
+into 2 F keys once, test is an index into them, and each step is one comparison of integers without a branch
+(`row_keys`).
 """
 
 from __future__ import annotations
