@@ -42,7 +42,7 @@ from modelstore.loaded import LoadedRelease
 from modelstore.manifest import feature_set_id
 from streams.app import App, make_app, run, web_views, work_agent
 from streams.channel import WorkChannel
-from streams.clients import connect, connect_async, read_raw
+from streams.clients import BULK_BYTES, connect, connect_async, read_raw
 from streams.commit import Committer
 from streams.errors import ConfigurationError
 from streams.keys import SCORERS, TRAINERS
@@ -213,7 +213,7 @@ class _ScorerProcess:
     async def _run(self, client: redis.asyncio.Redis, tenant: Tenant, version: str, stop: asyncio.Event) -> None:
         spec = make_spec(tenant, self._settings)
         follower = self._follower = Follower(
-            lambda: connect(self._urls.models),
+            lambda: connect(self._urls.models, read_bytes=BULK_BYTES),
             tenant.keys,
             targets=tenant.pipeline.targets,
             feature_count=len(spec.features.columns),
