@@ -21,6 +21,9 @@ from pydantic import BaseModel, ConfigDict
 
 from modelstore.errors import BadModel
 
+#: Most bytes of a manifest before compression.
+MAX_MANIFEST = 16 * 2**20
+
 
 class Manifest(BaseModel):
     """The description of one version; part of its identity.

@@ -39,8 +39,8 @@ CONNECT_TIMEOUT_S = 5.0
 #: thousands of partitions. redis-py's own limit is 100.
 MOST_CONNECTIONS = 10_000
 
-#: How much a connection reads at once: redis-py's own choice, and what saves a fifth of the time of reading thousands of
-#: models.
+#: How much a connection reads at once: redis-py's own choice, and what saves a fifth of the time that reading thousands
+#: of models takes.
 READ_BYTES, BULK_BYTES = 1 << 16, 1 << 20
 
 #: Error codes that pass by themselves: try again with a back-off, nothing was written.

@@ -14,8 +14,9 @@ from modelstore.compression import compress
 from modelstore.errors import BadModel, NotFound
 from modelstore.manifest import Manifest, Serving
 from modelstore.releases import Releases
-from modelstore.store import PUT_CHUNK, ModelStore
+from modelstore.store import ModelStore
 from modelstore.version import NewVersion, VersionInfo, digest_of, hash_parts
+from modelstore.versions import PUT_CHUNK
 from streams.clients import error_code
 from streams.errors import BadName
 from streams.keys import STORE, Keys
@@ -328,7 +329,7 @@ def test_the_uuid_stays_and_an_emptied_store_gets_another(store: ModelStore, cli
 def test_bulk_reads_keep_the_order_over_several_round_trips(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch, versions: list[NewVersion]
 ) -> None:
-    monkeypatch.setattr("modelstore.store.READ_CHUNK", 3)
+    monkeypatch.setattr("modelstore.versions.READ_CHUNK", 3)
     store.put_many(versions)
     missing = made_up("SPY:1m/close_5", 99).digest
     digests = [version.digest for version in versions] + [missing] + [versions[0].digest]
