@@ -27,14 +27,12 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from consumers.features import fingerprint, load_feature_set
-from consumers.fit import FitParameters
 from consumers.identity import trainer_name
 from consumers.metrics import Metrics
 from consumers.ownership import Ownership
 from consumers.partition import BatchSize, PartitionTask
 from consumers.patience import Patience, Stopped
 from consumers.policy import load_policy
-from consumers.request_queue import Limits
 from consumers.spec import Spec
 from consumers.state import fingerprint as state_fingerprint
 from consumers.targets import Target
@@ -346,12 +344,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                 bars=bars,
                 models=models,
                 tenant=tenant,
-                options=TrainerOptions(
-                    FitParameters.of(settings),
-                    settings.max_bars,
-                    settings.processes,
-                    Limits(settings.claim_idle_ms, settings.max_deliveries),
-                ),
+                options=TrainerOptions.of(settings),
                 consumer=name,
                 on_delivery=metrics.delivered,
             )
@@ -369,6 +362,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                     report = await channel.do(partial(trainer.handle, batch))
                     if report.results:
                         metrics.trained([result.status for result in report.results], report.models, report.seconds)
+                    metrics.predicted([result.status for result in report.predictions])
         finally:
             for helper in helpers:
                 helper.cancel()

@@ -27,7 +27,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import redis
 import redis.client
@@ -42,6 +42,11 @@ from modelstore.resolve import beginning, resolve
 from modelstore.version import NewVersion, VersionInfo, check_parts
 from streams.clients import connect
 from streams.keys import STORE, Keys
+from streams.locate import locate
+from streams.settings import load_settings
+
+if TYPE_CHECKING:
+    from modelstore.table_model import TableModel
 
 T = TypeVar("T")
 Pipeline: TypeAlias = redis.client.Pipeline
@@ -74,14 +79,21 @@ class ModelStore:
         self._script = files("modelstore").joinpath("put_version.lua").read_text("utf-8")
 
     @classmethod
-    def open(cls, url: SecretStr | str, tenant: str = "default") -> ModelStore:
-        """The store of a tenant at a URL of the models role.
+    def open(cls, url: SecretStr | str | None = None, tenant: str | None = None) -> ModelStore:
+        """The store of a tenant.
+
+        Args:
+            url: of the models role; left out, as the settings say: `models_url`, or a running embedded server.
+            tenant: left out, as the settings say, or `default` if a URL is given.
 
         Raises:
-            ConfigurationError: the URL is none.
+            ConfigurationError: the URL is none, or there is no server.
             BadName: the tenant cannot be one.
         """
-        return cls(connect(url), Keys(tenant))
+        if url is None:
+            settings, _ = load_settings()
+            url, tenant = locate(settings, "models"), tenant or settings.tenant
+        return cls(connect(url), Keys(tenant or "default"))
 
     def put_many(self, versions: Sequence[NewVersion]) -> list[VersionInfo]:
         """Store versions; one that is there already keeps its number and its time.
@@ -242,6 +254,19 @@ class ModelStore:
             NotFound: there is no such version, or several digests begin so.
         """
         return resolve(self.client, self.keys, VersionRef.parse(ref) if isinstance(ref, str) else ref)
+
+    def table_model(self, ref: VersionRef | str) -> TableModel:
+        """A version of a table's model, loaded to predict rows: `store.table_model("iris/species").predict(rows)`.
+
+        Raises:
+            BadName: the text refers to no version.
+            NotFound: there is no such version.
+            BadModel: it is damaged, or is a series' model.
+        """
+        # Not at the head: with it come the kernels, which a publisher must not pay for.
+        from modelstore.table_model import TableModel
+
+        return TableModel.load(self, self.resolve(ref))
 
     def uuid(self) -> str:
         """The identity of this store, made now if it has none; a store that was emptied gets another."""
