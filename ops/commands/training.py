@@ -119,7 +119,7 @@ def _path_of(text: str) -> str:
     from pathlib import Path
 
     path = Path(text)
-    return str(path.resolve()) if path.exists() else text
+    return str(path.absolute()) if path.exists() else text
 
 
 def _show_posted(session: Session, posted: Mapping[StreamID, str], json: bool) -> None:

@@ -13,7 +13,7 @@ import pytest
 import xgboost
 
 from consumers import table_fit
-from consumers.datasets import MIB, BadDataset, Roots
+from consumers.datasets import MIB, BadDataset, Roots, read_dataset
 from consumers.table_fit import TableFit, fit_table, held_out, model_target
 from modelstore.table_model import TableModel
 from modelstore.tabular import Column
@@ -107,6 +107,27 @@ def test_the_same_table_and_seed_give_the_same_versions_whatever_file_and_parts(
     alone = fit(IRIS, ("species",))
     assert [version.digest for version in alone.values()] == [iris["species"].digest]
     assert fit(IRIS, ("species",), seed=1)["species"].digest != iris["species"].digest
+
+
+def test_what_a_model_is_said_to_be_worth_is_its_error_on_rows_that_it_was_not_trained_on(
+    iris: dict[str, NewVersion],
+) -> None:
+    from consumers.table_fit import _problem
+    from consumers.table_file import parse_table
+
+    table = parse_table(read_dataset("iris.csv", Roots((IRIS.parent,), MIB)))
+    problem, manifest = _problem("t", table, 0), iris["sepal_length"].manifest
+    train, test = held_out(problem, 0)
+    given = {
+        name: value for name, value in manifest.parameters.items() if name not in ("rounds", "most_rounds", "folds")
+    }
+    given |= {"base_score": float(problem.label[train].mean()), "seed": 0, "nthread": 1}
+    data = xgboost.QuantileDMatrix(problem.features[train], problem.label[train], nthread=1)
+    booster = xgboost.train(given, data, int(manifest.metrics["rounds"] or 0))
+    errors = booster.predict(xgboost.DMatrix(problem.features[test])) - problem.label[test]
+    assert manifest.metrics["rmse"] == pytest.approx(float(np.sqrt((errors**2).mean())), rel=1e-5)
+    naive = problem.label[test] - problem.label[train].mean()
+    assert manifest.metrics["naive_rmse"] == pytest.approx(float(np.sqrt((naive**2).mean())), rel=1e-9)
 
 
 def test_two_classes_have_two_probabilities(tmp_path: Path) -> None:
