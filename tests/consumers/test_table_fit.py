@@ -112,8 +112,8 @@ def test_the_same_table_and_seed_give_the_same_versions_whatever_file_and_parts(
 def test_what_a_model_is_said_to_be_worth_is_its_error_on_rows_that_it_was_not_trained_on(
     iris: dict[str, NewVersion],
 ) -> None:
-    from consumers.table_fit import _problem
     from consumers.table_file import parse_table
+    from consumers.table_fit import _problem
 
     table = parse_table(read_dataset("iris.csv", Roots((IRIS.parent,), MIB)))
     problem, manifest = _problem("t", table, 0), iris["sepal_length"].manifest
