@@ -12,6 +12,7 @@ import redis
 from numpy.typing import NDArray
 from redis.exceptions import ResponseError
 
+from consumers.checker import Checker
 from consumers.datasets import Roots
 from consumers.features import FeatureSet, load_feature_set
 from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
@@ -37,6 +38,15 @@ class FitOptions:
     roots: Roots
 
 
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """What a version passes through: where it is fitted, where it is checked, and what puts it into the store."""
+
+    pool: FitPool
+    checker: Checker
+    placing: Placing
+
+
 class Fitting:
     """Carries out plans, one by one or several at once."""
 
@@ -45,8 +55,7 @@ class Fitting:
         bars: redis.Redis,
         tenant: Tenant,
         options: FitOptions,
-        pool: FitPool,
-        placing: Placing,
+        makers: Makers,
         patience: Patience,
         clock: Callable[[], float],
     ) -> None:
@@ -62,8 +71,7 @@ class Fitting:
         self._bars = bars
         self._tenant = tenant
         self._options = options
-        self._pool = pool
-        self._placing = placing
+        self._makers = makers
         self._patience = patience
         self._clock = clock
         self._features: FeatureSet = load_feature_set(tenant.pipeline.feature_set)
@@ -95,15 +103,20 @@ class Fitting:
             plan = work.plan
             request = await self._patience(lambda: asyncio.to_thread(self._prepare, work, plan))
             jobs = [] if request is None else list[Job](split(request, parts))
-        fitted = await asyncio.gather(*(self._pool.fit(job) for job in jobs))
+        fitted = await asyncio.gather(*(self._makers.pool.fit(job) for job in jobs))
         # A part that failed fails the whole, so that a series is never half new.
         for part in fitted:
             if isinstance(part, FitFailure):
                 _note_failure(work, part)
                 return
         versions = join(work, [part for part in fitted if isinstance(part, FitOutcome)])
+        reason = await self._makers.checker.check(versions) if versions else None
+        if reason is not None:
+            work.fail(reason)
+            log.error("new versions of %s are not stored: %s", work.plan.subject, reason)
+            return
         if versions:
-            await self._placing.put(versions)
+            await self._makers.placing.put(versions)
             work.stored(versions)
 
     def _table_jobs(self, plan: TablePlan, parts: int) -> list[Job]:

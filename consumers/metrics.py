@@ -32,6 +32,8 @@ TRAINING_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1
 WAIT = "WAIT"
 
 SIDES = ("buy", "sell")
+#: Reason of dead letters that an alert is about: its first one must be seen as a rise.
+POISON = "poison"
 #: How a partition's input can turn out to have changed (`streams.resume.Resume`).
 CHANGES = ("gap", "anew")
 STATUSES = ("done", "refused", "failed")
@@ -105,6 +107,12 @@ class Metrics:
         self._changes = counter(
             "red10_input_changes_total", "Times that the input was found changed under its reader.", "stream", "change"
         )
+        self._input_lost = counter(
+            "red10_input_lost_total",
+            "Entries dropped before a consumer group that is not required had read them.",
+            "stream",
+            "group",
+        )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
         self._questions = counter(
             "red10_prediction_requests_total", "Prediction requests by what became of them.", "status"
@@ -132,6 +140,12 @@ class Metrics:
         )
         self._redis_up = Gauge(
             "red10_redis_up", "1 if the Redis of this role answered when last asked.", ["role"], registry=registry
+        )
+        self._memory_used = _Known(registry, "red10_redis_memory_bytes", "Memory that the streams Redis uses.")
+        self._memory_limit = _Known(
+            registry,
+            "red10_redis_memory_limit_bytes",
+            "Memory that the streams Redis may use: maxmemory, or all there is.",
         )
         self._partitions_owned = _Known(registry, "red10_partitions_owned", "Partitions whose lease this worker holds.")
         self._models_loaded = _Known(registry, "red10_models_loaded", "Champions that are loaded and can score.")
@@ -177,6 +191,7 @@ class Metrics:
         for stream in now - self._owned:
             for counter in (self._ticks, self._bars, self._predictions, self._outcomes):
                 counter.labels(stream)
+            self._dead.labels(stream, POISON)
             for side in SIDES:
                 self._signals.labels(stream, side)
             for answer in (*(answer.value for answer in Answer), WAIT):
@@ -223,6 +238,15 @@ class Metrics:
     def input_changed(self, stream: str, change: str) -> None:
         """Count that a stream lost entries under its reader (`gap`), or began again (`anew`)."""
         self._changes.labels(stream, change).inc()
+
+    def input_lost(self, stream: str, group: str, entries: int) -> None:
+        """Count entries that a group which is not required will never read."""
+        self._input_lost.labels(stream, group).inc(entries)
+
+    def memory(self, used: int, limit: int | None) -> None:
+        """Set what the streams Redis uses and may use, bytes."""
+        self._memory_used.set(used)
+        self._memory_limit.set(limit or None)
 
     def lag(self, stream: str, group: str, entries: int | None) -> None:
         """Set how far a group is behind; `None`, if Redis does not know, takes the sample away.

@@ -2,7 +2,7 @@
 
 For each batch of requests, predictions first, then, in this order:
 
-1. read the bars and fit, in training processes;
+1. read the bars and fit, in training processes; check the versions, in another (`consumers.checker`);
 2. store the versions, series by series, as they are done (identity is content, so that storing again changes nothing);
 3. give them their aliases in *one* release: champion where the model has none, else challenger;
 4. wait until a completed save of the models Redis covers all of this;
@@ -32,11 +32,12 @@ import redis
 import redis.asyncio
 
 from consumers.answers import Answer
+from consumers.checker import Checker
 from consumers.datasets import MIB, Roots
 from consumers.deliveries import How
 from consumers.fit import FitParameters
 from consumers.fitpool import FitPool, processes_wanted
-from consumers.fitting import FitOptions, Fitting
+from consumers.fitting import FitOptions, Fitting, Makers
 from consumers.patience import Patience, Stopped
 from consumers.placing import Again, Placing
 from consumers.predicting import Predicting
@@ -65,6 +66,8 @@ class TrainerOptions:
     max_bars: int
     processes: int  #: 0: one per core
     limits: Limits = field(default_factory=Limits)
+    check_memory_mb: int = 2048
+    check_timeout_s: float = 60.0
     roots: Roots = field(default_factory=lambda: Roots((), 0))
 
     @classmethod
@@ -75,6 +78,8 @@ class TrainerOptions:
             settings.max_bars,
             settings.processes,
             Limits(settings.claim_idle_ms, settings.max_deliveries),
+            settings.check_memory_mb,
+            settings.check_timeout_s,
             Roots(settings.dataset_roots, settings.dataset_max_mib * MIB),
         )
 
@@ -138,8 +143,10 @@ class Trainer:
         self._queue = RequestQueue(streams, tenant.keys, consumer, options.limits, on_delivery=on_delivery)
         self._pool = pool or FitPool(processes_wanted(options.processes))
         self._placing = Placing(models, tenant, consumer, self._models_patience)
+        self._checker = Checker(options.check_memory_mb, options.check_timeout_s)
         fit = FitOptions(options.parameters, options.max_bars, options.roots)
-        self._fitting = Fitting(bars, tenant, fit, self._pool, self._placing, self._streams_patience, clock)
+        makers = Makers(self._pool, self._checker, self._placing)
+        self._fitting = Fitting(bars, tenant, fit, makers, self._streams_patience, clock)
         self._predicting = Predicting(self._placing.store, self._pool, options.roots, self._models_patience, clock)
         self._under_way: set[StreamID] = set()
 
@@ -158,9 +165,10 @@ class Trainer:
         self._stop.set()
 
     def close(self) -> None:
-        """End the training processes. The clients stay open: they were passed in."""
+        """End the training processes and checks. The clients stay open: they were passed in."""
         self._stop.set()
         self._pool.close()
+        self._checker.close()
 
     async def read(self, block_ms: int) -> list[Entry]:
         """The next requests, or none after `block_ms` or when stopped; a Redis that is away is waited for.

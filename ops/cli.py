@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import data, dead, evaluate, follow, look, models, predict, report, run, training
+from ops.commands import data, dead, evaluate, follow, look, model, predict, release, report, run, training
 from ops.commands.session import WHERE, remember, with_common
 
 app = typer.Typer(
@@ -52,7 +52,8 @@ data.register(app)
 follow.register(app)
 training.register(app)
 predict.register(app)
-models.register(app)
+model.register(app)
+release.register(app)
 look.register(app)
 dead.register(app)
 report.register(app)

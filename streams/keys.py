@@ -36,7 +36,20 @@ Models role. All keys of a tenant carry the hash tag `{T}`:
     red10:{T}:release          hash    the pointer: id and number of the release in force
     red10:{T}:releases         stream  history of release switches
     red10:{T}:verdicts:NAME    stream  what was decided about one model, and why
+    red10:{T}:candidates       zset    ids of releases that were never in force -> when they were stored, ms
     red10:{T}:events           pubsub  wakes followers after a switch
+    red10:{T}:tags:DIGEST      hash    tags of one version: key -> value, "" for a word
+    red10:{T}:imports          zset    running imports -> when they count as dead, ms
+    red10:{T}:pins             zset    DIGEST:IMPORT, score 0: versions that a running import needs
+    red10:{T}:index            hash    how many rows the index has (fields: see modelstore.index)
+    red10:{T}:index:free       list    rows of removed versions, to be used again
+    red10:{T}:index:datasets   hash    what stands before the / of models' names -> code
+    red10:{T}:index:targets    hash    what stands after it -> code
+    red10:{T}:index:metrics    hash    metric -> how many versions have it
+    red10:{T}:index:tags       hash    tag -> how many versions have it
+    red10:{T}:column:NAME      string  one cell per row: digest, created, trained_through, dataset, target
+    red10:{T}:metric:NAME      string  one cell per row: a metric
+    red10:{T}:tagged:TAG       set     rows of the versions with a tag, KEY or KEY=VALUE
     red10:store                hash    uuid of this model store
 """
 
@@ -230,3 +243,64 @@ class Keys:
     def events(self) -> str:
         """Channel: wakes followers after a release switch."""
         return self._key("events")
+
+    @property
+    def candidates(self) -> str:
+        """Sorted set: ids of releases that were never in force."""
+        return self._key("candidates")
+
+    def tags(self, digest: str) -> str:
+        """Hash: the tags of one version."""
+        return self._key(f"tags:{digest}")
+
+    @property
+    def imports(self) -> str:
+        """Sorted set: running imports and when they count as dead."""
+        return self._key("imports")
+
+    @property
+    def pins(self) -> str:
+        """Sorted set: versions that a running import needs."""
+        return self._key("pins")
+
+    @property
+    def index(self) -> str:
+        """Hash: how many rows the index has."""
+        return self._key("index")
+
+    @property
+    def index_free(self) -> str:
+        """List: rows of removed versions."""
+        return self._key("index:free")
+
+    @property
+    def index_datasets(self) -> str:
+        """Hash: dataset or series -> code."""
+        return self._key("index:datasets")
+
+    @property
+    def index_targets(self) -> str:
+        """Hash: target -> code."""
+        return self._key("index:targets")
+
+    @property
+    def index_metrics(self) -> str:
+        """Hash: metric -> how many versions have it."""
+        return self._key("index:metrics")
+
+    @property
+    def index_tags(self) -> str:
+        """Hash: tag -> how many versions have it."""
+        return self._key("index:tags")
+
+    def column(self, name: str) -> str:
+        """String: one cell per row of the index."""
+        return self._key(f"column:{name}")
+
+    def metric(self, name: str) -> str:
+        """String: one cell per row of the index, a metric."""
+        return self._key(f"metric:{name}")
+
+    def tagged(self, tag: str) -> str:
+        """Set: rows of the versions with a tag."""
+        return self._key(f"tagged:{tag}")

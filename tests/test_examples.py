@@ -120,7 +120,8 @@ def test_importing_red10_is_light(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=environment(None), cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [
-        "[]", "AsyncSubscriber", "AsyncTickPublisher", "ModelStore", "Red10Error", "Subscriber", "TickPublisher",
+        "[]", "AsyncSubscriber", "AsyncTickPublisher", "ModelStore", "Query", "Red10Error", "Subscriber",
+        "TickPublisher", "load_export",
     ]  # fmt: skip
 
 

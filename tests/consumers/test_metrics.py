@@ -59,6 +59,8 @@ def everything(metrics: Metrics) -> None:
     metrics.lag(TICKS, SCORERS, 1)
     metrics.release("r", loaded=1, refused=0, oldest_created_ms=1)
     metrics.redis("models", up=True)
+    metrics.input_lost(TICKS, "old", 1)
+    metrics.memory(1, 2)
     metrics.trained(["done"], 30, 1.0)
     metrics.predicted(["done"])
     metrics.delivered(How.NEW)
@@ -141,7 +143,7 @@ def test_the_lag_of_a_partition_that_was_given_up_is_not_told_any_more(metrics: 
 def test_gauges_have_no_sample_before_their_value_is_known(metrics: Metrics) -> None:
     found = samples(metrics)
     gauges = re.findall(r"^# TYPE (\w+) gauge$", metrics.render().decode(), re.MULTILINE)
-    assert len(gauges) == 9
+    assert len(gauges) == 11
     assert not set(gauges) & set(found)
 
 

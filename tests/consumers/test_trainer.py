@@ -7,12 +7,13 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import redis
 
-from consumers.fit import FitParameters, FitRequest
+from consumers.fit import FitParameters, FitRequest, fit_series
 from consumers.fitpool import FitFailure, FitPool, Fitted, Job, fit_or_explain
 from consumers.plans import Plan, Refusal, check_bars, decide
 from consumers.request_queue import Limits, RequestQueue
@@ -127,6 +128,30 @@ def test_history_that_is_one_bar_short_is_refused_with_both_numbers() -> None:
     refusal = check_bars(plan, NEEDED - 1, NEEDED)
     assert refusal is not None
     assert f"SPY:1d needs {NEEDED} bars, found {NEEDED - 1}" in refusal.reason
+
+
+def lying(request: Job) -> Fitted:
+    """In the training process: versions whose XGBoost model is no model."""
+    assert isinstance(request, FitRequest)
+    outcome = fit_series(request)
+    return replace(outcome, versions=tuple(replace(version, ubj=b"no model") for version in outcome.versions))
+
+
+async def test_versions_that_fail_their_check_are_not_stored_and_the_answer_says_why(
+    server: Server, client: redis.Redis
+) -> None:
+    add_bars(client, "SPY")
+    post(client, "SPY:1d")
+    pool = FitPool(1, lying)
+    async with open_trainer(server, pool) as trainer:
+        (result,) = await train(trainer, 1)
+        trainer.close()
+    assert result.status == "failed"
+    assert result.reason is not None
+    assert "does not read its own model back" in result.reason
+    assert ModelStore(client, TENANT.keys).count() == 0
+    assert champions(client) == {}
+    assert pending(client, TENANT.keys) == 0
 
 
 # The way of a request

@@ -204,6 +204,12 @@ def test_an_entry_that_is_no_letter_can_be_seen_and_dropped_but_not_retried(
     assert letters.total() == 0
 
 
+def test_a_letter_of_a_bar_or_of_a_gap_holds_nothing_to_publish(client: redis.Redis, letters: DeadLetters) -> None:
+    for words in ([b"kind", b"bar", b"series", b"SPY:1m", b"bar", b"7"], []):
+        with pytest.raises(CannotRetry):
+            letters.retry(letters.get(bury(client, OTHER, words, "poison")))
+
+
 def test_marks_of_letters_that_moved_are_kept_up_to_a_number(
     client: redis.Redis, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
