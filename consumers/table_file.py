@@ -111,6 +111,8 @@ def _csv(dataset: RawDataset) -> tuple[list[str], list[Sequence[Any]]]:
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
         names = [name.strip() for name in next(reader, [])]
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            raise BadDataset(dataset.name, "has one column: values are to be separated by commas")
         for row in reader:
             if not row:
                 continue

@@ -35,6 +35,8 @@ from modelstore.version import NewVersion
 MIN_ROWS = 20
 #: Most classes of a column that is predicted.
 MAX_CLASSES = 100
+#: Most different texts of a column that is a feature: more are names, and their numbers mean nothing.
+MAX_CATEGORIES = 1000
 #: Share of rows that is held out, and parts of the cross-validation.
 HELD_OUT = 0.2
 FOLDS = 5
@@ -171,13 +173,16 @@ def _targets(request: TableFit, columns: Sequence[str]) -> list[str]:
 
 def _problem(table: str, found: Table, at: int) -> Problem:
     target, others = found.columns[at], [number for number in range(len(found.columns)) if number != at]
+    ignored = [number for number in others if len(found.columns[number].categories or ()) > MAX_CATEGORIES]
+    others = [number for number in others if number not in ignored]
     known = np.isfinite(found.values[:, at])
     label = found.values[known, at]
     classes = target.categories
     if classes is not None:
         # All categories occur, and codes count them in order.
         assert len(classes) == 0 or int(label.max()) == len(classes) - 1
-    schema = TableSchema(tuple(found.columns[number] for number in others), target.name, classes)
+    names = tuple(found.columns[number].name for number in ignored)
+    schema = TableSchema(tuple(found.columns[number] for number in others), target.name, classes, names)
     features = as_float32(found.values[known][:, others])
     return Problem(f"{table}/{model_target(target.name)}", schema, np.ascontiguousarray(features), label)
 
@@ -185,6 +190,8 @@ def _problem(table: str, found: Table, at: int) -> Problem:
 def _too_poor(problem: Problem) -> str | None:
     """Why a target cannot be trained, if it cannot."""
     rows = len(problem.label)
+    if not problem.schema.columns:
+        return f"all other columns hold more than {MAX_CATEGORIES} different texts"
     if rows < MIN_ROWS:
         return f"{rows} rows with a known value, {MIN_ROWS} needed"
     if problem.schema.classes is None:

@@ -102,18 +102,21 @@ class TableSchema:
         columns: its features, in order.
         target: the column that it predicts.
         classes: the classes that it tells apart, in the order of its probabilities; `None` if it predicts a number.
+        ignored: columns of the table that no feature was made of.
     """
 
     columns: tuple[Column, ...]
     target: str
     classes: tuple[str, ...] | None = None
+    ignored: tuple[str, ...] = ()
 
     @property
     def feature_set(self) -> dict[str, Any]:
         """What a manifest says of the features; also their fingerprint."""
         categories = {column.name: list(column.categories) for column in self.columns if column.categories is not None}
         names = [column.name for column in self.columns]
-        return {"name": TABLE, "version": 1, "columns": names, "categories": categories}
+        found = {"name": TABLE, "version": 1, "columns": names, "categories": categories}
+        return found | ({"ignored": list(self.ignored)} if self.ignored else {})
 
     @property
     def target_set(self) -> dict[str, Any]:
@@ -140,7 +143,7 @@ class TableSchema:
                 Column(name, tuple(categories[name]) if name in categories else None) for name in features["columns"]
             )
             classes = tuple(target["classes"]) if "classes" in target else None
-            return cls(columns, target["column"], classes)
+            return cls(columns, target["column"], classes, tuple(features.get("ignored", ())))
         except (KeyError, TypeError) as error:
             raise BadModel(f"{manifest.name}: the manifest describes no table ({error!r})") from error
 
@@ -148,13 +151,14 @@ class TableSchema:
         """Rows as the model takes them, float32 (n, features).
 
         Args:
-            rows: column -> cell. The column that is predicted may be there and is passed over.
+            rows: column -> cell. The column that is predicted may be there, and those that are ignored: they are passed
+                over.
 
         Raises:
             BadRows: a row has other columns, or a cell of a column of numbers is none.
         """
         names = [column.name for column in self.columns]
-        known = {*names, self.target}
+        known = {*names, self.target, *self.ignored}
         for number, row in enumerate(rows, 1):
             missing = [name for name in names if name not in row]
             unknown = [name for name in row if name not in known]

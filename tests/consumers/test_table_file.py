@@ -79,6 +79,7 @@ def test_the_fingerprint_is_of_the_content() -> None:
         ("a,b\n", "no rows"),
         ("a,b\n1,2\n1,2,3\n", "row 2 has 3 values, the header 2 columns"),
         ("a,b\n1\n", "row 1 has 1 values"),
+        ("a;b\n1;2\n", "separated by commas"),
         ("a,a\n1,2\n", "a name of its own; a has none"),
         ("a,\n1,2\n", "a name of its own"),
         ('a,b\n1,"2\n', "row 1 cannot be read as CSV"),

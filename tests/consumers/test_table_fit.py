@@ -188,6 +188,22 @@ def test_a_target_that_is_too_poor_is_left_out_with_the_reason(tmp_path: Path, m
     }
 
 
+def test_names_are_no_features_and_stay_out_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_fit, "MAX_CATEGORIES", 20)
+    rows = [(f"id{number}", number % 20, 2 * (number % 20)) for number in range(60)]
+    made = fit(write(tmp_path / "t.csv", "id,a,b", rows), ("b",))["b"]
+    assert made.manifest.feature_set["columns"] == ["a"]
+    assert made.manifest.feature_set["ignored"] == ["id"]
+    assert "id7" not in made.manifest.canonical().decode()
+    values = model(made).predict([{"id": "new", "a": 7}, {"a": 7}]).values
+    assert values is not None
+    assert values[0] == values[1] == pytest.approx(14, abs=2)
+    alone = write(tmp_path / "u.csv", "id,b", [(name, b) for name, _, b in rows])
+    found = fit_table(TableFit("u.csv", Roots((tmp_path,), MIB), "u", ("b",), 0))
+    assert alone.exists()
+    assert "all other columns hold more than 20" in found.skipped["b"]
+
+
 def test_a_class_of_one_row_is_trained_on(tmp_path: Path) -> None:
     rows = [(number, "rare" if number == 7 else "ab"[number % 2]) for number in range(60)]
     version = fit(write(tmp_path / "t.csv", "n,kind", rows), ("kind",))["kind"]

@@ -69,6 +69,13 @@ def test_a_row_of_other_columns_is_refused_with_the_expected_ones(row: dict[str,
         SCHEMA.encode([{"size": 1, "colour": "red"}, row])
 
 
+def test_ignored_columns_and_the_target_may_be_there_or_not() -> None:
+    schema = TableSchema(SCHEMA.columns, "price", None, ("id",))
+    rows: list[dict[str, Any]] = [{"size": 1, "colour": "red"}, {"size": 1, "colour": "red", "id": "x", "price": 5}]
+    first, second = schema.encode(rows)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_what_no_float32_holds_is_missing() -> None:
     found = as_float32(np.array([1e300, -np.inf, np.nan, 1.5]))
     np.testing.assert_array_equal(found, np.array([np.nan, np.nan, np.nan, 1.5], np.float32))
@@ -76,7 +83,7 @@ def test_what_no_float32_holds_is_missing() -> None:
 
 @pytest.mark.parametrize("classes", [None, ("no", "yes")])
 def test_a_schema_comes_back_from_its_manifest(classes: tuple[str, ...] | None) -> None:
-    schema = TableSchema(SCHEMA.columns, "price", classes)
+    schema = TableSchema(SCHEMA.columns, "price", classes, ("id",) if classes else ())
     manifest = fitted("SPY:1m/close_5").manifest.model_copy(
         update={"feature_set": schema.feature_set, "target": schema.target_set}
     )
