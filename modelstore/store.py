@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import redis
 
@@ -32,6 +33,9 @@ from modelstore.version import NewVersion, VersionInfo
 from modelstore.versions import VersionStore
 from streams.keys import Keys
 
+if TYPE_CHECKING:
+    from modelstore.table_model import TableModel
+
 Progress = Callable[[int, int], None]
 
 
@@ -49,6 +53,19 @@ class ModelStore(VersionStore):
         self.releases = Releases(client, keys)
         self.tags = Tags(client, keys)
         self.index = VersionIndex(client, keys)
+
+    def table_model(self, ref: VersionRef | str) -> TableModel:
+        """A version of a table's model, loaded to predict rows: `store.table_model("iris/species").predict(rows)`.
+
+        Raises:
+            BadName: the text refers to no version.
+            NotFound: there is no such version.
+            BadModel: it is damaged, or is a series' model.
+        """
+        # Not at the head: with it come the kernels, which a publisher must not pay for.
+        from modelstore.table_model import TableModel
+
+        return TableModel.load(self, self.resolve(ref))
 
     def aliases(self) -> Aliases:
         """(model's name, alias) -> digest, of the release in force; empty without one."""
