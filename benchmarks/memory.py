@@ -79,7 +79,7 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(0.02):
-            self.used = int(cast(dict[str, Any], self._client.info("memory"))["used_memory"])
+            self.used = int(self._client.info("memory")["used_memory"])
             self.greatest = max(self.greatest, self.used)
 
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumers.deliveries import How
 from streams.commit import Answer
 from streams.keys import SCORERS
 
@@ -31,6 +32,8 @@ TRAINING_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1
 WAIT = "WAIT"
 
 SIDES = ("buy", "sell")
+#: Reason of dead letters that an alert is about: its first one must be seen as a rise.
+POISON = "poison"
 #: How a partition's input can turn out to have changed (`streams.resume.Resume`).
 CHANGES = ("gap", "anew")
 STATUSES = ("done", "refused", "failed")
@@ -111,6 +114,12 @@ class Metrics:
             "group",
         )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
+        self._questions = counter(
+            "red10_prediction_requests_total", "Prediction requests by what became of them.", "status"
+        )
+        self._deliveries = counter(
+            "red10_request_deliveries_total", "Requests taken by a trainer, by how they came to it.", "how"
+        )
         self._judged = counter("red10_outcomes_judged_total", "Outcomes that the monitor decided on.")
         self._promotions = counter("red10_promotions_total", "Challengers that became champion.")
         self._drifts = counter("red10_drifts_total", "Champions that were seen to drift.")
@@ -119,6 +128,12 @@ class Metrics:
 
         self._lag = Gauge(
             "red10_lag_entries", "Entries that the group has not read yet.", ["stream", "group"], registry=registry
+        )
+        self._dead_requests = Gauge(
+            "red10_dead_requests",
+            "Requests that were given up and wait to be looked at.",
+            ["stream"],
+            registry=registry,
         )
         self._release_info = Gauge(
             "red10_release_info", "1 for the release in force that is loaded.", ["release"], registry=registry
@@ -161,6 +176,9 @@ class Metrics:
         )
         for status in STATUSES:
             self._requests.labels(status)
+            self._questions.labels(status)
+        for how in How:
+            self._deliveries.labels(how)
 
     # Scorer
 
@@ -173,6 +191,7 @@ class Metrics:
         for stream in now - self._owned:
             for counter in (self._ticks, self._bars, self._predictions, self._outcomes):
                 counter.labels(stream)
+            self._dead.labels(stream, POISON)
             for side in SIDES:
                 self._signals.labels(stream, side)
             for answer in (*(answer.value for answer in Answer), WAIT):
@@ -269,6 +288,22 @@ class Metrics:
             self._requests.labels(status).inc()
         self._models_trained.inc(models)
         self._training_seconds.observe(seconds)
+
+    def predicted(self, statuses: Iterable[str]) -> None:
+        """Count prediction requests that were answered, by `done`, `refused` or `failed`."""
+        for status in statuses:
+            self._questions.labels(status).inc()
+
+    def delivered(self, how: How) -> None:
+        """Count a request that a trainer took."""
+        self._deliveries.labels(how).inc()
+
+    def dead_requests(self, stream: str, count: int | None) -> None:
+        """Set how many dead requests are kept; `None`, if it is not known, takes the sample away."""
+        if count is None:
+            self._dead_requests.remove(stream)
+        else:
+            self._dead_requests.labels(stream).set(count)
 
     # Monitor
 

@@ -53,8 +53,8 @@ T = TypeVar("T")
 LOST_TRIES = 6
 #: Ticks in the first batch of a partition.
 FIRST_BATCH = 200
-#: Most entries that are read at once, and in the first read: an entry may be a block, and Redis holds the whole reply in
-#: its memory.
+#: Most entries that are read at once, and in the first read: an entry may be a block, and Redis holds the whole reply
+#: in its memory.
 MOST_ENTRIES, FIRST_ENTRIES = 1000, 16
 #: Seconds between two looks at what is stored while there is nothing to read.
 LOOK_EVERY_S = 1.0

@@ -1,32 +1,35 @@
 """Scoring: many forests, many rows, one call.
 
 A `ForestPack` is the forests of a release, joined into one piece of memory, checked once and never changed; threads may
-share it. The work is done by `modelstore.kernel_numba` where numba is installed (it gives up the GIL), otherwise by
+share it. The work is done by `modelstore.kernel_native` where numba is installed (it gives up the GIL), otherwise by
 `modelstore.kernel_numpy`: the same bits, slower. Nothing else is needed to score: no XGBoost, no Redis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstore import kernel_numpy
+from modelstore import kernel_native, kernel_numpy
 from modelstore.errors import BadModel
 from modelstore.forest import OUTSIDE
 from modelstore.forest_format import BadForest, Table, Transform, row_keys
-from modelstore.forest_table import ForestTable
+from modelstore.forest_table import ForestBuffer, ForestTable
+from modelstore.native import installed
 from modelstore.trees import Trees, encode_forest
 
 
 class Kernel(Protocol):
-    """What `modelstore.kernel_numba` and `modelstore.kernel_numpy` both are."""
+    """What `modelstore.kernel_native` and `modelstore.kernel_numpy` both are."""
 
     def first_bad(self, words: NDArray[np.int32], bodies: Table) -> int:
-        """The first of `bodies` that would read outside itself or not end; -1 if none would."""
+        """The first of `bodies` that would read outside itself, not end, or hold no numbers; -1 if none is."""
         ...
 
     def score(
@@ -41,18 +44,10 @@ class Kernel(Protocol):
         ...
 
 
-def _installed() -> Kernel:
-    try:
-        from modelstore import kernel_numba
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
-        return kernel_numpy
-    return kernel_numba
-
-
 #: The kernel that this process scores with.
-KERNEL: Kernel = _installed()
+KERNEL: Kernel = kernel_native if installed() else kernel_numpy
+#: Fewest pairs of a row and an output that a thread of its own is worth, which takes about 0.1 ms to start.
+_THREAD_PAIRS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +75,19 @@ class ForestPack:
             BadForest: one is damaged, hostile, of an unknown version, or takes another number of features; it carries
                 the forest's place in `blobs`.
         """
-        return cls._checked(blobs, 0, feature_count, kernel)
+        return cls._checked(ForestTable.read(blobs), 0, feature_count, kernel)
+
+    @classmethod
+    def of(cls, buffer: ForestBuffer, feature_count: int, *, sound: int = 0, kernel: Kernel = KERNEL) -> Self:
+        """Check forests that were held against a digest, which makes their checksums needless; all else is checked.
+
+        Args:
+            sound: so many of the first come from a pack.
+
+        Raises:
+            BadForest: as in `build`.
+        """
+        return cls._checked(ForestTable.of(buffer, len(buffer)), sound, feature_count, kernel)
 
     def replace(self, keep: Sequence[int], blobs: Sequence[bytes]) -> Self:
         """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
@@ -90,15 +97,11 @@ class ForestPack:
             IndexError: this pack has no such forest.
         """
         _check_index("keep", np.asarray(keep, np.int64), len(self))
-        ends, data = (4 * self.table.ends).tolist(), self.table.words.data.cast("B")
-        kept = [data[ends[number - 1] if number else 0 : ends[number]] for number in keep]
-        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel)
+        joined: list[bytes | memoryview] = [*(self.blob(number) for number in keep), *blobs]
+        return self._checked(ForestTable.read(joined, len(keep)), len(keep), self.n_features or None, self.kernel)
 
     @classmethod
-    def _checked(
-        cls, blobs: Sequence[bytes | memoryview], trusted: int, feature_count: int | None, kernel: Kernel
-    ) -> Self:
-        table = ForestTable.read(blobs, trusted)
+    def _checked(cls, table: ForestTable, trusted: int, feature_count: int | None, kernel: Kernel) -> Self:
         bad = kernel.first_bad(table.words, table.body[trusted:])
         if bad >= 0:
             raise BadForest(trusted + bad, OUTSIDE)
@@ -114,12 +117,23 @@ class ForestPack:
     def __len__(self) -> int:
         return len(self.table.ends)
 
+    def blob(self, forest: int) -> memoryview:
+        """The bytes of a forest."""
+        ends = self.table.ends
+        begin = 4 * int(ends[forest - 1]) if forest else 0
+        return self.table.words.data.cast("B")[begin : 4 * int(ends[forest])]
+
     def n_outputs(self, forest: int) -> int:
         """How many margins a forest gives for a row."""
         return int(self.table.header["outputs"][forest])
 
     def score_pairs(
-        self, rows: NDArray[np.float32], row_index: NDArray[np.integer], forest_index: NDArray[np.integer]
+        self,
+        rows: NDArray[np.float32],
+        row_index: NDArray[np.integer],
+        forest_index: NDArray[np.integer],
+        *,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Margins of single-output forests.
 
@@ -129,6 +143,7 @@ class ForestPack:
             rows: float32 (n, n_features); NaN is missing.
             row_index: the row of each pair, integers (k,).
             forest_index: the forest of each pair, integers (k,).
+            threads: how many threads share the pairs out; the result does not depend on it.
 
         Returns:
             float32 (k,).
@@ -137,7 +152,7 @@ class ForestPack:
             BadModel: the rows have another number of features, or a forest has several outputs.
             IndexError: there is no such row or forest.
         """
-        return self.margins(rows, row_index, forest_index, outputs=1)[:, 0]
+        return self.margins(rows, row_index, forest_index, outputs=1, threads=threads)[:, 0]
 
     def margins(
         self,
@@ -145,6 +160,8 @@ class ForestPack:
         row_index: NDArray[np.integer],
         forest_index: NDArray[np.integer],
         outputs: int | None = None,
+        *,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Margins of forests that all have the same number of outputs; otherwise as `score_pairs`.
 
@@ -154,8 +171,7 @@ class ForestPack:
         Returns:
             float32 (k, outputs).
         """
-        # Copies, so that the compiled code always gets the one kind of array that it was compiled for.
-        row, forest = np.array(row_index, np.int64), np.array(forest_index, np.int64)
+        row, forest = np.ascontiguousarray(row_index, np.int64), np.ascontiguousarray(forest_index, np.int64)
         if rows.ndim != 2 or (len(self) and rows.shape[1] != self.n_features):
             raise BadModel(f"the rows have shape {rows.shape}, the forests take (n, {self.n_features})")
         if row.ndim != 1 or row.shape != forest.shape:
@@ -173,8 +189,24 @@ class ForestPack:
         keys = row_keys(np.asarray(rows, np.float32))
         if outputs > 1:
             row, first = np.repeat(row, outputs), (first[:, None] + np.arange(outputs)).reshape(-1)
-        scores = self.kernel.score(self.table.words, self.table.segments, keys, row, first)
-        return scores.reshape(len(forest), outputs)
+        return self._score(keys, row, first, threads).reshape(len(forest), outputs)
+
+    def _score(
+        self, keys: NDArray[np.int32], row: NDArray[np.int64], segment: NDArray[np.int64], threads: int
+    ) -> NDArray[np.float32]:
+        """Margins of pairs: each is one thread's alone, so that it does not matter how they are shared out."""
+        words, segments, score = self.table.words, self.table.segments, self.kernel.score
+        threads = min(threads, len(row) // _THREAD_PAIRS)
+        if threads <= 1:
+            return score(words, segments, keys, row, segment)
+        cuts = [len(row) * part // threads for part in range(threads + 1)]
+        with ThreadPoolExecutor(threads - 1, "score") as pool:
+            others = [
+                pool.submit(score, words, segments, keys, row[begin:end], segment[begin:end])
+                for begin, end in pairwise(cuts[1:])
+            ]
+            own = score(words, segments, keys, row[: cuts[1]], segment[: cuts[1]])
+            return np.concatenate([own, *(other.result() for other in others)])
 
     def transform(self, margins: NDArray[np.float32], forest: int) -> NDArray[np.float32]:
         """What `Booster.predict` gives for margins of a forest; see `predictions`."""

@@ -44,6 +44,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", re.ASCII)
 _SHA = "sha:"
 
+_METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}", re.ASCII)
+_TAG_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-/]{0,63}", re.ASCII)
+#: Longest value of a tag, in characters, and most tags of one version.
+MAX_TAG_VALUE, MAX_TAGS = 256, 64
+
 _FORMS = "write NAME, NAME@ALIAS, NAME@NUMBER, NAME@sha:DIGEST or DIGEST, such as SPY:1m/close_5@champion"
 
 
@@ -75,6 +80,38 @@ def check_digest(text: str) -> str:
 def is_prefix(text: str) -> bool:
     """Whether `text` can be the beginning of a digest: 6 to 64 hex digits in lower case."""
     return _PREFIX.fullmatch(text) is not None
+
+
+def is_metric(text: str) -> bool:
+    """Whether a metric of this name can be searched for."""
+    return _METRIC.fullmatch(text) is not None and text != "and"
+
+
+def check_tag_key(text: str) -> str:
+    """Return `text` if it can be a tag, or the key of one.
+
+    Raises:
+        BadName: it cannot.
+    """
+    if _TAG_KEY.fullmatch(text):
+        return text
+    raise BadName(
+        f"{text[:80]!r} cannot be a tag: write WORD or KEY=VALUE, the key with 1 to 64 of the letters A-Z a-z, digits "
+        "and _ . - /, beginning with a letter or digit"
+    )
+
+
+def parse_tag(text: str) -> tuple[str, str]:
+    """Read `WORD` or `KEY=VALUE`; the value of a word is empty.
+
+    Raises:
+        BadName: it is neither.
+    """
+    key, equals, value = text.partition("=")
+    check_tag_key(key)
+    if (equals and not value) or len(value) > MAX_TAG_VALUE or not value.isprintable():
+        raise BadName(f"the value of tag {key} must have 1 to {MAX_TAG_VALUE} printable characters")
+    return key, value
 
 
 class ModelName(NamedTuple):

@@ -9,6 +9,7 @@ Owns, in the models role (`switch_release.lua` writes them; what a release is: `
                                   created  decimal, epoch ms, when it was first stored
     red10:{T}:release     hash    the pointer: id, number, parent, created of the release in force
     red10:{T}:releases    stream  one entry per switch: number, id, parent, who, why, created
+    red10:{T}:candidates  zset    id -> when it was stored, ms: releases that were never in force, such as imported ones
     red10:{T}:events      pubsub  "NUMBER ID" after a switch
 
 and writes `red10:{T}:verdicts:NAME` (`modelstore.verdicts`) along with the switch that they explain.
@@ -72,6 +73,7 @@ class Releases:
         self.client = client
         self.keys = keys
         self._script = files("modelstore").joinpath("switch_release.lua").read_text("utf-8")
+        self._candidate = files("modelstore").joinpath("put_candidate.lua").read_text("utf-8")
         # The last release that was read or made: the next one is mostly a small step from it.
         self._last: Release | None = None
 
@@ -114,7 +116,9 @@ class Releases:
         self._last = found_release = assemble(release_id, reversed(bodies), known, depth or 0)
         return found_release
 
-    def switch(self, delta: Delta, *, parent: str | None, who: str, why: str) -> ReleaseInfo:
+    def switch(
+        self, delta: Delta, *, parent: str | None, who: str, why: str, notes: Sequence[Note] = ()
+    ) -> ReleaseInfo:
         """Put `parent` with a change made in force, if `parent` is still in force.
 
         Args:
@@ -122,6 +126,7 @@ class Releases:
             parent: id of the release in force that the change was thought out for; `None` for no release yet.
             who: who asks, for the history; cut at 64 characters.
             why: for what reason, for the history; cut at 500 characters.
+            notes: verdicts that are written down in the same step; none are if the change changes nothing.
 
         Returns:
             The release now in force; the one that was if the change changes nothing.
@@ -135,7 +140,7 @@ class Releases:
         current = self.current()
         if (current.id if current else None) != parent:
             raise ReleaseConflict(parent, current.id if current else None)
-        return self._switch(current, delta, who, why)
+        return self._switch(current, delta, who, why, notes)
 
     def promote(self, delta: Change, *, who: str, why: str, notes: Notes = ()) -> ReleaseInfo:
         """Make a change to whatever release is in force: read, change, switch, and again if another was faster.
@@ -160,7 +165,43 @@ class Releases:
             BadModel: the release is damaged.
             ReleaseConflict: others switched releases all the time.
         """
-        return self._retry(lambda: self._rollback(to, who, why))
+        return self._retry(lambda: self._put_in_force(self.current(), to, who, why))
+
+    def put_in_force(self, release_id: str, *, parent: str | None, who: str, why: str) -> ReleaseInfo:
+        """Put a stored release, a candidate for one, in force as a whole, if `parent` is still in force.
+
+        Raises:
+            ReleaseConflict: another release is in force.
+            NotFound, BadModel: as in `rollback`.
+        """
+        current = self.current()
+        if current is not None and current.id == release_id:
+            return current
+        if (current.id if current else None) != parent:
+            raise ReleaseConflict(parent, current.id if current else None)
+        return self._put_in_force(current, release_id, who, why)
+
+    def put_candidate(self, aliases: Aliases) -> str:
+        """Store a release without putting it in force; `put_in_force` does. Its versions must be there. Its id.
+
+        Raises:
+            NotFound: a version is not in the store.
+            BadModel: a version is of another model.
+            BadName: a name, alias or digest cannot be one.
+        """
+        check_delta(aliases)
+        new = Release.of(aliases)
+        pointed = list(new.aliases.items())
+        keys = [self.keys.candidates, self.keys.release(new.id), *(self.keys.version(digest) for _, digest in pointed)]
+        argv = [new.id, encode(new.aliases), str(len(pointed)), *(name for (name, _), _ in pointed)]
+        reply = cast(list[bytes], self.client.eval(self._candidate, len(keys), *keys, *cast(list[str], argv)))
+        _check_versions(reply[0], reply[1], pointed)
+        return new.id
+
+    def candidates(self) -> list[tuple[str, int]]:
+        """Releases that were never in force, and when they were stored (epoch ms), the newest first."""
+        found = self.client.zrange(self.keys.candidates, 0, -1, desc=True, withscores=True)
+        return [(release.decode(), int(stored)) for release, stored in cast(list[tuple[bytes, float]], found)]
 
     def history(self, count: int = 100) -> list[Switch]:
         """The last switches, the newest first."""
@@ -178,17 +219,19 @@ class Releases:
             NotFound: there is no such release, or several ids begin so.
         """
         history = self.history(HISTORY * 2)
+        candidates = {release for release, _ in self.candidates()}
         if text.isascii() and text.isdigit() and len(text) < 16:
             for switch in history:
                 if switch.number == int(text):
                     return switch.id
         elif is_prefix(text):
-            ids = sorted({switch.id for switch in history if switch.id.startswith(text)})
+            known = candidates | {switch.id for switch in history}
+            ids = sorted(release for release in known if release.startswith(text))
             if len(ids) == 1:
                 return ids[0]
             if ids:
                 raise NotFound(f"{text} means several releases, such as {ids[0]} and {ids[1]}: write more digits")
-        raise NotFound(f"the history has no release {text[:80]!r}; `red10 release list` shows it")
+        raise NotFound(f"the store knows no release {text[:80]!r}; `red10 release list` shows those it knows")
 
     def _retry(self, attempt: Callable[[], ReleaseInfo]) -> ReleaseInfo:
         for _ in range(TRIES - 1):
@@ -216,8 +259,7 @@ class Releases:
         explained = notes(aliases) if callable(notes) else notes
         return self._call(current, new, body, None if whole else old, change, who, why, explained)
 
-    def _rollback(self, to: str | None, who: str, why: str) -> ReleaseInfo:
-        current = self.current()
+    def _put_in_force(self, current: ReleaseInfo | None, to: str | None, who: str, why: str) -> ReleaseInfo:
         target_id = to or (current.parent if current is not None else None)
         if target_id is None:
             raise NotFound("there is no earlier release to go back to")
@@ -249,6 +291,7 @@ class Releases:
             self.keys.releases,
             release,
             self.keys.release(base.id) if base is not None else release,
+            self.keys.candidates,
             *(self.keys.version(digest) for _, digest in added),
             *(self.keys.verdicts(note.name) for note in notes),
         ]
@@ -272,21 +315,26 @@ class Releases:
             *(value for note in notes for value in note.values()),
         ]
         reply = cast(list[bytes], self.client.eval(self._script, len(keys), *keys, *cast(list[str], argv)))
-        word, detail = reply[0], reply[1].decode()
+        word = reply[0]
         if word == b"OK":
             # The store may have had the release already, with a depth of its own.
             self._last = replace(new, depth=int(reply[4]))
             return ReleaseInfo(new.id, int(reply[3]), int(reply[2]), expected)
         if word == b"CONFLICT":
-            raise ReleaseConflict(expected, detail or None)
-        if word in (b"MISSING", b"MISNAMED"):
-            (name, alias), digest = added[int(detail)]
-            if word == b"MISSING":
-                raise NotFound(f"{name}@{alias}: the store holds no version {digest[:12]}; store it first")
-            raise BadModel(f"{name}@{alias}: version {digest[:12]} is of another model")
+            raise ReleaseConflict(expected, reply[1].decode() or None)
+        _check_versions(word, reply[1], added)
         # A release was here a moment ago and is gone: the store was emptied or went back to a snapshot.
         self._last = None
         raise ReleaseConflict(expected, None)
+
+
+def _check_versions(word: bytes, detail: bytes, pointed: Sequence[tuple[AliasKey, str]]) -> None:
+    """What the scripts answer about versions, as an error."""
+    if word in (b"MISSING", b"MISNAMED"):
+        (name, alias), digest = pointed[int(detail)]
+        if word == b"MISSING":
+            raise NotFound(f"{name}@{alias}: the store holds no version {digest[:12]}; store it first")
+        raise BadModel(f"{name}@{alias}: version {digest[:12]} is of another model")
 
 
 def _switch_of(fields: Mapping[bytes, bytes]) -> Switch:

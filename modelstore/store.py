@@ -1,302 +1,240 @@
-"""The versions of a tenant's models, in Redis. Nothing that is stored is ever overwritten.
+"""The model store of a tenant, as users have it: all that can be done with models, and with releases as a whole.
 
-Owns, in the models role (`put_version.lua` writes them):
-
-    red10:{T}:version:DIGEST  hash  name      the model's name
-                                    number    decimal, counts the versions of the model
-                                    created   decimal, epoch ms, the store's clock
-                                    parts     SHA-256 of each part (see `modelstore.version`), 128 bytes
-                                    manifest  canonical JSON, zstd
-                                    serving   what scorers need besides the forest (`modelstore.manifest.Serving`)
-                                    forest    the packed trees (`modelstore.forest`)
-                                    ubj       the XGBoost model, zstd
-    red10:{T}:model:NAME      hash  number -> digest, and `last`, the last number given
-    red10:{T}:models          zset  names of the models, score 0
-    red10:{T}:versions        zset  digests of all versions, score 0
-    red10:store               hash  uuid      random, made with the first version; another uuid is another store
-
-Invariants: a version hash is whole or absent, and the model's hash and both sorted sets name it; a number is given
-once. One script writes a version, so a crash of either side between two versions leaves whole ones, and putting the
-same again changes nothing. What is read is checked against the digest before it is returned.
+Methods hand on to the module that owns the matter; what is written where, and what a crash leaves behind, is told
+there: versions in `modelstore.versions`, releases in `modelstore.releases` and `modelstore.promotion`, tags in
+`modelstore.tags`, search in `modelstore.search` and `modelstore.index`, removal in `modelstore.retention`, exports in
+`modelstore.exports` and `modelstore.imports`.
 
 Methods raise the driver's errors (`redis.RedisError`) as they are; `streams.clients` judges them.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import redis
-import redis.client
-from pydantic import SecretStr, ValidationError
 
-from modelstore.compression import compress, decompress
-from modelstore.errors import BadModel, NotFound
-from modelstore.forest import Forest
-from modelstore.manifest import Manifest, Serving
-from modelstore.names import VersionRef, check_digest, check_name
-from modelstore.resolve import beginning, resolve
-from modelstore.version import NewVersion, VersionInfo, check_parts
-from streams.clients import connect
-from streams.keys import STORE, Keys
+from modelstore.errors import BadExport
+from modelstore.export_format import Contents
+from modelstore.exports import Selection, select, select_release, write_export
+from modelstore.imports import Check, Imported, import_versions
+from modelstore.index import VersionIndex
+from modelstore.locations import S3Options, reading, writing
+from modelstore.names import VersionRef, check_alias
+from modelstore.promotion import promote_release, promote_version, roll_back
+from modelstore.release import Aliases, ReleaseInfo
+from modelstore.releases import Releases
+from modelstore.retention import KEEP_RELEASES, KEEP_VERSIONS, Pruned, Retention
+from modelstore.search import Found, Query, search
+from modelstore.tags import Tags
+from modelstore.version import NewVersion, VersionInfo
+from modelstore.versions import VersionStore
+from streams.keys import Keys
 
-T = TypeVar("T")
-Pipeline: TypeAlias = redis.client.Pipeline
+if TYPE_CHECKING:
+    from modelstore.table_model import TableModel
 
-#: Versions per round trip when storing: about 1 MB.
-PUT_CHUNK = 30
-#: Versions per round trip when reading in bulk: 1.6 MB of forests; more gained nothing.
-READ_CHUNK = 200
-#: Most bytes of a manifest and of an XGBoost model, before compression.
-MAX_MANIFEST = 16 * 2**20
-MAX_UBJ = 2**30
-
-
-class ServingBlobs(NamedTuple):
-    """What a scorer reads of one version, unchecked: see `modelstore.version.check_parts`."""
-
-    serving: bytes
-    forest: bytes
-    parts: bytes
-    name: str
-    created_ms: int
+Progress = Callable[[int, int], None]
 
 
-class ModelStore:
-    """Stores and reads versions. Safe to use from several threads, as the client is."""
+class ModelStore(VersionStore):
+    """The models of a tenant. Safe to use from several threads, as the client is.
+
+    Attributes:
+        releases: the releases, for what goes beyond `promote` and `rollback`.
+        tags: the tags of versions.
+        index: the kept index that `search` looks through.
+    """
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
-        self.client = client
-        self.keys = keys
-        self._script = files("modelstore").joinpath("put_version.lua").read_text("utf-8")
+        super().__init__(client, keys)
+        self.releases = Releases(client, keys)
+        self.tags = Tags(client, keys)
+        self.index = VersionIndex(client, keys)
 
-    @classmethod
-    def open(cls, url: SecretStr | str, tenant: str = "default") -> ModelStore:
-        """The store of a tenant at a URL of the models role.
-
-        Raises:
-            ConfigurationError: the URL is none.
-            BadName: the tenant cannot be one.
-        """
-        return cls(connect(url), Keys(tenant))
-
-    def put_many(self, versions: Sequence[NewVersion]) -> list[VersionInfo]:
-        """Store versions; one that is there already keeps its number and its time.
-
-        After an error some are stored and some not; doing it again completes it.
-
-        Raises:
-            BadName: a manifest's name is no model's name; nothing is stored.
-        """
-        for version in versions:
-            check_name(version.manifest.name)
-        self.uuid()
-        found: list[VersionInfo] = []
-        for chunk in _chunks(versions, PUT_CHUNK):
-            replies = self._round_trip(chunk, self._put)
-            for version, (number, created) in zip(chunk, replies, strict=True):
-                found.append(VersionInfo(version.digest, version.manifest.name, int(number), int(created)))
-        return found
-
-    def _put(self, pipe: Pipeline, version: NewVersion) -> None:
-        name, digest, keys = version.manifest.name, version.digest, self.keys
-        arguments: list[str | bytes] = [
-            keys.version(digest),
-            keys.model(name),
-            keys.models,
-            keys.versions,
-            name,
-            digest,
-        ]
-        arguments += ("parts", version.parts)
-        arguments += ("manifest", compress(version.manifest.canonical()))
-        arguments += ("serving", version.serving.encode())
-        arguments += ("forest", version.forest)
-        arguments += ("ubj", compress(version.ubj))
-        pipe.eval(self._script, 4, *cast(list[str], arguments))
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Names of the models that begin with `prefix`, sorted."""
-        found = cast(list[bytes], self.client.zrangebylex(self.keys.models, *beginning(prefix)))
-        return [name.decode() for name in found]
-
-    def count(self) -> int:
-        """How many versions the store holds."""
-        return self.client.zcard(self.keys.versions)
-
-    def versions(self, name: str) -> list[VersionInfo]:
-        """The versions of a model, in the order of their numbers; none for a model that is not there."""
-        fields = cast(dict[bytes, bytes], self.client.hgetall(self.keys.model(name)))
-        numbered = sorted((int(number), digest.decode()) for number, digest in fields.items() if number != b"last")
-        found = self.infos([digest for _, digest in numbered])
-        return [info for info in found if info is not None]
-
-    def infos(self, digests: Sequence[str]) -> list[VersionInfo | None]:
-        """What the store says of many versions; `None` for one that is not there."""
-        found: list[VersionInfo | None] = []
-        for chunk in _chunks(digests, READ_CHUNK):
-            replies = self._round_trip(
-                chunk, lambda pipe, digest: pipe.hmget(self.keys.version(digest), "name", "number", "created")
-            )
-            found += [_info(digest, reply) for digest, reply in zip(chunk, replies, strict=True)]
-        return found
-
-    def info(self, digest: str) -> VersionInfo:
-        """What the store says of one version.
-
-        Raises:
-            NotFound: the store does not hold it.
-        """
-        found = self.infos([check_digest(digest)])[0]
-        if found is None:
-            raise self._missing(digest)
-        return found
-
-    def manifest(self, digest: str) -> Manifest:
-        """The manifest of a version, checked against the digest.
-
-        Raises:
-            NotFound: the store does not hold the version.
-            BadModel: it is damaged.
-        """
-        parts, frame = self._fields(digest, "parts", "manifest")
-        return _manifest(digest, parts, frame)
-
-    def forest(self, digest: str) -> bytes:
-        """The packed trees of a version, checked against the digest.
-
-        Raises:
-            NotFound: the store does not hold the version.
-            BadModel: it is damaged.
-        """
-        parts, forest = self._fields(digest, "parts", "forest")
-        check_parts(digest, parts, forest=forest)
-        return forest
-
-    def ubj(self, digest: str) -> bytes:
-        """The XGBoost model of a version, checked against the digest. Damaged UBJ can crash XGBoost; this is checked.
-
-        Raises:
-            NotFound: the store does not hold the version.
-            BadModel: it is damaged.
-        """
-        parts, frame = self._fields(digest, "parts", "ubj")
-        ubj = decompress(frame, MAX_UBJ, f"the ubj of version {digest[:12]}")
-        check_parts(digest, parts, ubj=ubj)
-        return ubj
-
-    def verify(self, digest: str) -> VersionInfo:
-        """Check everything that is stored of a version: every part, and that the parts agree with each other.
-
-        The XGBoost model is compared with its hash, not opened.
-
-        Raises:
-            NotFound: the store does not hold the version.
-            BadModel: it is damaged; the message says what.
-        """
-        info = self.info(digest)
-        parts, frame, serving, forest = self._fields(digest, "parts", "manifest", "serving", "forest")
-        manifest = _manifest(digest, parts, frame)
-        check_parts(digest, parts, serving=serving, forest=forest)
-        block, trees = Serving.decode(serving), Forest.decode(forest)
-        self.ubj(digest)
-        if manifest.name != info.name:
-            raise BadModel(f"version {digest[:12]} is stored as {info.name} and is {manifest.name}")
-        if manifest.trained_through != block.trained_through:
-            raise BadModel(f"version {digest[:12]}: manifest and serving block disagree on trained_through")
-        if trees.n_features != len(block.low):
-            raise BadModel(
-                f"version {digest[:12]}: the forest takes {trees.n_features} features, the serving block "
-                f"{len(block.low)}"
-            )
-        if self.client.hget(self.keys.model(info.name), str(info.number)) != digest.encode():
-            raise BadModel(f"version {digest[:12]} is not number {info.number} of {info.name}")
-        return info
-
-    def load_serving(self, digests: Sequence[str]) -> list[ServingBlobs | None]:
-        """What scorers need of many versions, in their order; `None` for one that is not there or lacks a field.
-
-        The blobs are not checked: whoever loads thousands reports the bad ones and goes on with the rest.
-        """
-        found: list[ServingBlobs | None] = []
-        for chunk in _chunks(digests, READ_CHUNK):
-            replies = self._round_trip(
-                chunk,
-                lambda pipe, digest: pipe.hmget(
-                    self.keys.version(digest), "serving", "forest", "parts", "name", "created"
-                ),
-            )
-            for serving, forest, parts, name, created in replies:
-                whole = None not in (serving, forest, parts, name, created)
-                found.append(ServingBlobs(serving, forest, parts, name.decode(), int(created)) if whole else None)
-        return found
-
-    def resolve(self, ref: VersionRef | str) -> str:
-        """The digest that a reference means; see `modelstore.names` for the forms.
+    def table_model(self, ref: VersionRef | str) -> TableModel:
+        """A version of a table's model, loaded to predict rows: `store.table_model("iris/species").predict(rows)`.
 
         Raises:
             BadName: the text refers to no version.
-            NotFound: there is no such version, or several digests begin so.
+            NotFound: there is no such version.
+            BadModel: it is damaged, or is a series' model.
         """
-        return resolve(self.client, self.keys, VersionRef.parse(ref) if isinstance(ref, str) else ref)
+        # Not at the head: with it come the kernels, which a publisher must not pay for.
+        from modelstore.table_model import TableModel
 
-    def uuid(self) -> str:
-        """The identity of this store, made now if it has none; a store that was emptied gets another."""
-        found = self.find_uuid()
-        if found is None:
-            self.client.hsetnx(STORE, "uuid", uuid.uuid4().hex)
-            found = self.find_uuid()
-        if found is None:
-            raise NotFound("the store's uuid vanished as soon as it was written: is somebody emptying this Redis?")
-        return found
+        return TableModel.load(self, self.resolve(ref))
 
-    def find_uuid(self) -> str | None:
-        """The identity of this store, or `None` if it has none yet: for those who may only read."""
-        found = cast(bytes | None, self.client.hget(STORE, "uuid"))
-        return found.decode() if found is not None else None
+    def aliases(self) -> Aliases:
+        """(model's name, alias) -> digest, of the release in force; empty without one."""
+        current = self.releases.current()
+        return self.releases.get(current.id).aliases if current is not None else {}
 
-    def _fields(self, digest: str, *names: str) -> list[bytes]:
-        found = cast(list[bytes | None], self.client.hmget(self.keys.version(check_digest(digest)), names))
-        if all(value is None for value in found):
-            raise self._missing(digest)
-        for name, value in zip(names, found, strict=True):
-            if value is None:
-                raise BadModel(f"version {digest[:12]} is damaged: it has no field {name}")
-        return cast(list[bytes], found)
+    def search(self, query: Query, show: Sequence[str] = ()) -> list[Found]:
+        """The versions that fulfil a query.
 
-    def _missing(self, digest: str) -> NotFound:
-        return NotFound(f"the store holds no version {digest[:12]}; `red10 model list` shows what it holds")
+        A store that is older than the index, or whose index is of another format, is indexed first, once.
 
-    def _round_trip(self, items: Sequence[T], add: Callable[[Pipeline, T], object]) -> list[Any]:
-        with self.client.pipeline(transaction=False) as pipe:
-            for item in items:
-                add(pipe, item)
-            return pipe.execute()
+        Args:
+            show: metrics whose values are wanted besides those that the query names.
+
+        Raises:
+            BadQuery: the query cannot be read, or asks for metrics that no version has.
+            BadName: a tag or alias cannot be one.
+        """
+        digests = None
+        if query.alias is not None:
+            check_alias(query.alias)
+            digests = {to for (_, alias), to in self.aliases().items() if alias == query.alias}
+        if self.index.missing():
+            self.index.complete()
+        return search(self.client, self.keys, query, show, digests)
+
+    def set_alias(self, name: str, alias: str, ref: VersionRef | str | None, *, who: str, why: str = "") -> ReleaseInfo:
+        """Point an alias of a model at one of its versions, in a new release; `None` takes the alias away.
+
+        Raises:
+            BadName: name, alias or reference cannot be one.
+            NotFound: there is no such version.
+            BadModel: the version is of another model.
+            ReleaseConflict: others switched releases all the time.
+        """
+        digest = self.resolve(ref) if ref is not None else None
+        reason = why or (f"{name}@{alias} taken away" if digest is None else f"{name}@{alias} set to {digest[:12]}")
+        return self.releases.promote({(name, alias): digest}, who=who, why=reason)
+
+    def promote(self, what: str, *, who: str, why: str = "", parent: str | None = None) -> ReleaseInfo:
+        """Make a version champion of its model, or put a stored release in force, by compare-and-set.
+
+        Args:
+            what: a reference to a version, such as `SPY:1m/close_5@challenger`; or the number, or the beginning of the
+                id, of a release, such as an imported one.
+            parent: id of the release that must be in force; left out: the one that is when this begins.
+
+        Raises:
+            ReleaseConflict: another release was put in force meanwhile; the message says by whom, and what it changed.
+            BadName: the text means neither.
+            NotFound, BadModel: as of `Releases`.
+        """
+        current = self.releases.current()
+        if parent is not None and (current is None or current.id != parent):
+            # Not in force at all: the switch says so, with what happened since.
+            current = ReleaseInfo(parent, 0, 0, None)
+        if "/" not in what:
+            return promote_release(self.releases, self.releases.find(what), parent=current, who=who, why=why)
+        digest = self.resolve(what)
+        through = self.manifest(digest).trained_through
+        name = self.info(digest).name
+        return promote_version(self.releases, name, digest, at=through, parent=current, who=who, why=why)
+
+    def rollback(self, to: str | None = None, *, who: str, why: str = "") -> ReleaseInfo:
+        """Put an earlier release in force, as a whole.
+
+        Args:
+            to: its number, or the beginning of its id; left out: the one before the present one.
+
+        Raises:
+            NotFound: there is none, or one of its versions is gone; or the present one is itself a rollback, so that it
+                has to be said how far to go back.
+            ReleaseConflict: somebody was faster; the message says who.
+            BadModel: the release is damaged.
+        """
+        return roll_back(self.releases, self.releases.find(to) if to is not None else None, who=who, why=why)
+
+    def remove(self, refs: Sequence[VersionRef | str], *, keep_releases: int = KEEP_RELEASES) -> list[VersionInfo]:
+        """Remove versions; none at all if one of them is needed by an alias of a kept release.
+
+        Raises:
+            NotFound: there is no such version.
+            InUse: an alias of one of the last `keep_releases` releases, or a running import, needs one.
+        """
+        infos = [self.info(self.resolve(ref)) for ref in refs]
+        retention = Retention(self.client, self.keys, self.releases, keep_releases)
+        retention.remove({info.digest: info.name for info in infos})
+        return infos
+
+    def prune(
+        self,
+        keep: int = KEEP_VERSIONS,
+        *,
+        keep_releases: int = KEEP_RELEASES,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Pruned:
+        """Remove all versions but the last `keep` of each model and what kept releases and running imports need.
+
+        Raises:
+            BadModel: a kept release is damaged.
+            ReleaseConflict: others switched releases all the time.
+        """
+        retention = Retention(self.client, self.keys, self.releases, keep_releases)
+        return retention.prune(keep, dry_run=dry_run, progress=progress)
+
+    def select(self, what: str, *, every: bool = False) -> Selection:
+        """What `export` takes: the version, model or series that a text means; see `modelstore.exports.select`."""
+        return select(self, self.releases, what, every=every)
+
+    def select_release(self, text: str = "") -> Selection:
+        """What `export` takes: a release by number or beginning of its id; left out, the one in force."""
+        return select_release(self.releases, text)
+
+    def export(
+        self,
+        selection: Selection | str,
+        target: str | Path,
+        *,
+        replace: bool = False,
+        s3: S3Options | None = None,
+        progress: Progress | None = None,
+    ) -> Contents:
+        """Write versions to one file or object, checked against their digests.
+
+        Args:
+            selection: what `select` or `select_release` gives, or a text for `select`.
+            target: a file's name, or `s3://BUCKET/KEY`.
+            replace: replace what stands there.
+
+        Raises:
+            StorageError: something stands there, or it cannot be written.
+            BadModel: a version is damaged.
+            BadName, NotFound: as of `select`.
+        """
+        chosen = self.select(selection) if isinstance(selection, str) else selection
+        with writing(target, replace=replace, s3=s3) as file:
+            return write_export(self.client, self.keys, chosen, file, progress)
+
+    def import_from(
+        self,
+        source: str | Path,
+        *,
+        promote: bool = False,
+        who: str = "",
+        why: str = "",
+        s3: S3Options | None = None,
+        check: Check | None = None,
+        progress: Progress | None = None,
+    ) -> Imported:
+        """Store what an export holds and the store lacks; nothing is overwritten. See `modelstore.imports`.
+
+        Args:
+            source: a file's name, or `s3://BUCKET/KEY`.
+            promote: put the release that it holds in force.
+            check: looks at each version before anything is stored.
+
+        Raises:
+            StorageError: it cannot be read.
+            BadExport: it is no whole, sound export; nothing is stored.
+            ReleaseConflict: another release was put in force meanwhile; everything else is done.
+        """
+        with reading(source, s3=s3) as file:
+            try:
+                return import_versions(
+                    self, self.releases, file, promote=promote, who=who, why=why, check=check, progress=progress
+                )
+            except BadExport as error:
+                raise BadExport(f"{source}: {error}; nothing was imported") from error
 
 
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[at : at + size] for at in range(0, len(items), size))
-
-
-def _info(digest: str, reply: Sequence[bytes | None]) -> VersionInfo | None:
-    name, number, created = reply
-    if name is None or number is None or created is None:
-        return None
-    return VersionInfo(digest, name.decode(), int(number), int(created))
-
-
-def _manifest(digest: str, parts: bytes, frame: bytes) -> Manifest:
-    raw = decompress(frame, MAX_MANIFEST, f"the manifest of version {digest[:12]}")
-    check_parts(digest, parts, manifest=raw)
-    try:
-        return Manifest.model_validate_json(raw)
-    except ValidationError as error:
-        raise BadModel(
-            f"the manifest of version {digest[:12]} was written by another version of Red10 ({error}): use that one"
-        ) from error
-
-
-__all__ = ["ModelStore", "NewVersion", "ServingBlobs", "VersionInfo"]
+__all__ = ["Found", "Imported", "ModelStore", "NewVersion", "Query", "VersionInfo"]

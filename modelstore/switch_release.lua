@@ -4,7 +4,8 @@
 -- KEYS[2]  history   stream  one entry per switch
 -- KEYS[3]  release   hash    the release to put in force
 -- KEYS[4]  base      hash    the release that the body is a delta to; KEYS[3] again if the body is whole
--- KEYS[5…] versions  hash    versions that the release points at anew, ARGV[13] of them
+-- KEYS[5]  candidates zset   releases that were never in force
+-- KEYS[6…] versions  hash    versions that the release points at anew, ARGV[13] of them
 -- then     verdicts  stream  one per verdict that explains the switch
 --
 -- ARGV[1]  id        expected in force, "" for none
@@ -19,7 +20,7 @@
 -- ARGV[10] depth     how many bodies lead to a whole one, by way of the base
 -- ARGV[11] basedepth the same of the base, as the caller believes
 -- ARGV[12] count     how many aliases the release has
--- ARGV[13] versions  how many of KEYS[5…] are versions
+-- ARGV[13] versions  how many of KEYS[6…] are versions
 -- ARGV[14] verdicts  about how many verdicts a model keeps
 -- then     names     of the models of the versions
 -- then     per verdict: at, verdict, version, over, reason
@@ -34,17 +35,18 @@ local id, number = found[1] or '', found[2] or '0'
 if id ~= ARGV[1] or number ~= ARGV[2] then return {'CONFLICT', id} end
 
 local versions = tonumber(ARGV[13])
-for i = 5, 4 + versions do
+for i = 6, 5 + versions do
   local name = redis.call('HGET', KEYS[i], 'name')
-  if not name then return {'MISSING', tostring(i - 5)} end
-  if name ~= ARGV[i + 10] then return {'MISNAMED', tostring(i - 5)} end
+  if not name then return {'MISSING', tostring(i - 6)} end
+  if name ~= ARGV[i + 9] then return {'MISNAMED', tostring(i - 6)} end
 end
 
 local known = redis.call('HEXISTS', KEYS[3], 'body') == 1
 if not known and ARGV[8] == '' then return {'NORELEASE', ''} end
 if not known and ARGV[9] ~= '' and redis.call('HGET', KEYS[4], 'depth') ~= ARGV[11] then return {'NOBASE', ''} end
 redis.call('XLEN', KEYS[2])
-for i = 5 + versions, #KEYS do redis.call('XLEN', KEYS[i]) end
+redis.call('ZCARD', KEYS[5])
+for i = 6 + versions, #KEYS do redis.call('XLEN', KEYS[i]) end
 
 local time = redis.call('TIME')
 local created = string.format('%d%03d', time[1], math.floor(time[2] / 1000))
@@ -56,8 +58,9 @@ end
 redis.call('HSET', KEYS[1], 'id', ARGV[3], 'number', successor, 'parent', id, 'created', created)
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'number', successor, 'id', ARGV[3], 'parent', id,
   'who', ARGV[6], 'why', ARGV[7], 'created', created)
-for i = 5 + versions, #KEYS do
-  local at = 15 + versions + (i - 5 - versions) * 5
+redis.call('ZREM', KEYS[5], ARGV[3])
+for i = 6 + versions, #KEYS do
+  local at = 15 + versions + (i - 6 - versions) * 5
   redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[14], '*', 'at', ARGV[at], 'verdict', ARGV[at + 1],
     'version', ARGV[at + 2], 'over', ARGV[at + 3], 'reason', ARGV[at + 4], 'release', ARGV[3])
 end

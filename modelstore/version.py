@@ -13,9 +13,14 @@ block and forest, checks both against the digest that its release names.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from pydantic import ValidationError
 
 from modelstore.errors import BadModel
+from modelstore.forest import Forest
 from modelstore.manifest import Manifest, Serving
 
 #: The parts in the order in which they are hashed; also the names of their fields in Redis.
@@ -52,6 +57,73 @@ _REMEDY = "restore it from a snapshot, or train the model again"
 
 
 @dataclass(frozen=True, slots=True)
+class RawVersion:
+    """A version as its parts are hashed, before compression: what is stored, exported and imported.
+
+    Attributes:
+        manifest: canonical JSON.
+        serving: a serving block.
+        forest: a packed forest.
+        ubj: the XGBoost model in its binary JSON.
+    """
+
+    manifest: bytes = field(repr=False)
+    serving: bytes = field(repr=False)
+    forest: bytes = field(repr=False)
+    ubj: bytes = field(repr=False)
+
+    @property
+    def parts(self) -> bytes:
+        """Hashes of the parts, 128 bytes."""
+        return hash_parts(self.manifest, self.serving, self.forest, self.ubj)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A version about to be stored: its parts, and what they say.
+
+    Attributes:
+        digest: the version's identity.
+        manifest: the one in `raw`.
+        tags: set along with it if it is new: key -> value, "" for a word.
+    """
+
+    digest: str
+    raw: RawVersion = field(repr=False)
+    manifest: Manifest = field(repr=False)
+    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def read_manifest(raw: bytes, digest: str) -> Manifest:
+    """The manifest of a version, from its JSON.
+
+    Raises:
+        BadModel: another Red10 wrote it.
+    """
+    try:
+        return Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise BadModel(
+            f"the manifest of version {digest[:12]} was written by another version of Red10 ({error}): use that one"
+        ) from error
+
+
+def check_agreement(digest: str, manifest: Manifest, serving: bytes, forest: bytes) -> None:
+    """Check that parts whose hashes are right fit each other, and that the forest is one.
+
+    Raises:
+        BadModel: they do not; `BadForest` for a forest that is none.
+    """
+    block, trees = Serving.decode(serving), Forest.decode(forest)
+    if manifest.trained_through != block.trained_through:
+        raise BadModel(f"version {digest[:12]}: manifest and serving block disagree on trained_through")
+    if trees.n_features != len(block.low):
+        raise BadModel(
+            f"version {digest[:12]}: the forest takes {trees.n_features} features, the serving block {len(block.low)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class NewVersion:
     """A version to be stored. Equal digests are equal versions.
 
@@ -83,9 +155,12 @@ class NewVersion:
             )
         if self.serving.low.shape != self.serving.high.shape or self.serving.low.ndim != 1:
             raise BadModel(f"{name}: the serving block needs one low and one high per feature")
-        parts = hash_parts(self.manifest.canonical(), self.serving.encode(), self.forest, self.ubj)
-        object.__setattr__(self, "parts", parts)
-        object.__setattr__(self, "digest", digest_of(parts))
+        object.__setattr__(self, "parts", self.raw().parts)
+        object.__setattr__(self, "digest", digest_of(self.parts))
+
+    def raw(self) -> RawVersion:
+        """The parts as they are hashed."""
+        return RawVersion(self.manifest.canonical(), self.serving.encode(), self.forest, self.ubj)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class _Plan:
         self.origins = origins
         self.url: str | SecretStr = locate(settings, "streams") if url is None else url
         self.patience_s = patience_s
-        self.numbering = Numbering.of(publisher)
+        self.numbering = Numbering.of(publisher, again=from_start)
         self.room = Room(settings.memory_mark, settings.on_full)
         self._from_start = from_start
         self._blocks: Blocks = blocks
@@ -81,10 +81,16 @@ class _Plan:
         if self._tenant is None:
             with connect(self.url) as client, translate(self.url):
                 tenant = open_tenant(client, self.settings, self.origins)
-                if self.numbering.named:
-                    self.numbering.places = _places(client, tenant, self.numbering.name, self._from_start)
             self._tenant = tenant
+            self.rewind()
         return self._tenant
+
+    def rewind(self) -> None:
+        """Have a named publisher's sequence begin again, passing over what the log has."""
+        tenant = self.tenant
+        if self.numbering.named:
+            with connect(self.url) as client, translate(self.url):
+                self.numbering.places = _places(client, tenant, self.numbering.name, self._from_start)
 
     def positions(self) -> dict[int, int]:
         tenant, places = self.tenant, self.numbering.places
@@ -279,6 +285,7 @@ class TickPublisher:
 
         Raises:
             BadRecord: a row cannot be sent; the message names it.
+            PublishGap: the log lost ticks of a named sequence: `rewind`, and publish it from its start.
             PublishError: publishing stopped on the way; the error says how far it certainly came.
         """
         count = 0
@@ -309,6 +316,15 @@ class TickPublisher:
     def positions(self) -> dict[int, int]:
         """How many ticks of this publisher's sequence the log has taken, by partition."""
         return self._plan.positions()
+
+    def rewind(self) -> None:
+        """Begin a named publisher's sequence again: what is published next is its first tick. The log is asked anew how
+        much it has, and that much is passed over. For a publisher without a name it does nothing.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        self._plan.rewind()
 
     def close(self) -> None:
         """Close the connections."""
@@ -400,6 +416,11 @@ class AsyncTickPublisher:
         """How many ticks of this publisher's sequence the log has taken, by partition."""
         await self.open()
         return self._plan.positions()
+
+    async def rewind(self) -> None:
+        """Begin a named publisher's sequence again; see `TickPublisher.rewind`."""
+        async with self._turn:
+            await asyncio.to_thread(self._plan.rewind)
 
     async def close(self) -> None:
         """Close the connections."""

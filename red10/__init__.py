@@ -11,9 +11,20 @@
 Without a URL in the settings both attach to the embedded Redis of a running `red10 up`.
 """
 
+from modelstore.exported import load_export
+from modelstore.search import Query
 from modelstore.store import ModelStore
 from producers.publisher import AsyncTickPublisher, TickPublisher
 from streams.errors import Red10Error
 from streams.subscribe import AsyncSubscriber, Subscriber
 
-__all__ = ["AsyncSubscriber", "AsyncTickPublisher", "ModelStore", "Red10Error", "Subscriber", "TickPublisher"]
+__all__ = [
+    "AsyncSubscriber",
+    "AsyncTickPublisher",
+    "ModelStore",
+    "Query",
+    "Red10Error",
+    "Subscriber",
+    "TickPublisher",
+    "load_export",
+]

@@ -264,11 +264,3 @@ def _control(kind: bytes, named: Mapping[bytes, bytes], position: int) -> Clock 
 
 def _show(raw: bytes) -> str:
     return repr(raw[:40].decode("utf-8", "backslashreplace"))
-
-
-def raw_text(fields: Sequence[bytes]) -> dict[str, str]:
-    """The raw fields of an entry as text for a dead letter; bytes that are no UTF-8 are escaped."""
-    return {
-        name.decode("utf-8", "backslashreplace"): value.decode("utf-8", "backslashreplace")
-        for name, value in zip(fields[::2], fields[1::2], strict=True)
-    }

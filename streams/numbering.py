@@ -63,6 +63,7 @@ class Numbering:
     Attributes:
         name: as it stands in the log.
         named: whether the name was given.
+        again: whether the sequence can be sent again from its start.
         places: by the key of the partition's stream.
         passed_over: ticks that were not sent, since the log had them.
         gaps: how often the log turned out to have lost ticks of this publisher that it had acknowledged.
@@ -73,6 +74,7 @@ class Numbering:
 
     name: str
     named: bool
+    again: bool = False
     places: dict[str, Place] = field(default_factory=dict)
     passed_over: int = 0
     gaps: int = 0
@@ -81,7 +83,7 @@ class Numbering:
     script_known: bool = False
 
     @classmethod
-    def of(cls, name: str | None) -> Numbering:
+    def of(cls, name: str | None, *, again: bool = False) -> Numbering:
         """A named one, or an anonymous one for `None`.
 
         Raises:
@@ -89,7 +91,7 @@ class Numbering:
         """
         if name is None:
             return cls("~" + secrets.token_hex(8), False)
-        return cls(check_publisher(name), True)
+        return cls(check_publisher(name), True, again)
 
     def place(self, keys: PartitionKeys) -> Place:
         """Where the publisher is in a partition."""

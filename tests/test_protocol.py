@@ -6,6 +6,7 @@ Of the models, everything is read here as the page says, without the code that w
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import tarfile
 import types
 import zlib
 from collections.abc import Mapping
@@ -33,11 +35,14 @@ from modelstore.releases import HISTORY, MAX_WHO, MAX_WHY, Releases
 from modelstore.store import ModelStore
 from modelstore.trees import encode_forest
 from modelstore.verdicts import KEPT, MAX_REASON, Note
+from modelstore.version import NewVersion
 from streams import records
+from streams.block import MAGIC, MOST_TICKS, VERSION
 from streams.codec import decode
+from streams.columns import Ticks
 from streams.decoded import Clock, ReleaseSwitch
 from streams.keys import STORE, TENANTS, Keys, PartitionKeys
-from streams.publish import clock_fields, release_fields
+from streams.publish import BLOCK_FROM, clock_fields, group_ticks, release_fields
 from streams.records import Record
 from streams.series import partition_of
 from streams.settings import load_settings
@@ -85,7 +90,7 @@ def wire_type(annotation: Any) -> str:
     if get_origin(annotation) in (Union, types.UnionType):
         return wire_type(parts[0])
     if get_origin(annotation) is tuple:
-        return {str: "names", bool: "flags"}.get(parts[0], "numbers")
+        return "objects" if get_origin(parts[0]) is dict else {str: "names", bool: "flags"}.get(parts[0], "numbers")
     if get_origin(annotation) is dict:
         return "object"
     if hasattr(annotation, "__metadata__"):
@@ -108,7 +113,9 @@ def test_every_field_of_a_record_is_documented_and_none_is_invented(name: str) -
 
 def test_every_table_is_of_a_record_or_control_entry() -> None:
     named = {(match[1], match[2]) for match in TABLE.finditer(PAGE)}
-    assert named == {("record", name) for name in RECORDS} | {("control", "clock"), ("control", "release")}
+    assert named == {("record", name) for name in RECORDS} | {
+        ("control", name) for name in ("block", "clock", "release")
+    }
 
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
@@ -127,6 +134,27 @@ def test_the_examples_of_control_entries_are_what_is_written_and_read() -> None:
     assert [type(part) for part in decode(entries).parts] == [Clock, ReleaseSwitch]
 
 
+def test_a_block_is_documented_as_it_is_written() -> None:
+    """Its layout is held byte by byte by tests/streams/test_block.py."""
+    rows = {code(row["field"]): row for row in table("control", "block")}
+    packed = group_ticks(Ticks.from_rows([("SPY", 1.0, 1.0, 1)]), lambda symbol: Keys("t").partition(0))[0].packed(
+        "always"
+    )
+    words = packed.data.split(b"\r\n")
+    assert [words[3].decode(), words[5].decode(), words[7].decode()] == ["kind", code(rows["kind"]["example"]), "data"]
+    layout = PAGE[PAGE.index("| offset | bytes | what |") :].split("\n\n")[0]
+    assert f"`{MAGIC.decode()}`" in layout
+    assert f"version of the format, {VERSION} |" in layout
+    assert f"1 to {MOST_TICKS:,} |" in layout
+    assert f"at least {BLOCK_FROM} ticks go to a" in PAGE
+
+
+def test_every_answer_to_a_publisher_is_documented() -> None:
+    script = (Path(__file__).parent.parent / "streams" / "publish.lua").read_text(encoding="utf-8")
+    rows = PAGE[PAGE.index("| answer | means | the publisher |") :].split("\n\n")[0].splitlines()[2:]
+    assert {code(cells(row)[0]) for row in rows} == set(re.findall(r"return \{'(\w+)'", script))
+
+
 def properties(keys: Any) -> set[str]:
     names = [name for name, value in vars(type(keys)).items() if isinstance(value, property)]
     return {getattr(keys, name) for name in names}
@@ -137,6 +165,7 @@ def test_every_key_is_documented_and_none_is_invented() -> None:
     partition = PartitionKeys("T", cast(int, "p"))
     known = properties(tenant) | properties(partition) | {TENANTS, STORE, partition.bars("SERIES")}
     known |= {tenant.version("DIGEST"), tenant.model("NAME"), tenant.release("ID"), tenant.verdicts("NAME")}
+    known |= {tenant.tags("DIGEST"), tenant.column("NAME"), tenant.metric("NAME"), tenant.tagged("TAG")}
     documented = [code(cells(line)[0]) for line in PAGE.splitlines() if line.startswith("| `red10:")]
     assert len(documented) == len(set(documented))
     assert set(documented) == known
@@ -153,10 +182,14 @@ def test_every_reason_of_a_dead_letter_is_documented() -> None:
     """The words are those that the scorer and its codec use."""
     root = Path(__file__).parent.parent
     used: set[str] = set()
-    for source in (root / "streams" / "codec.py", root / "consumers" / "scorer.py"):
+    for source in (
+        root / "streams" / "codec.py",
+        root / "consumers" / "scorer.py",
+        root / "consumers" / "partition.py",
+    ):
         text = source.read_text(encoding="utf-8")
         used |= set(re.findall(r'(?:BadRecord|Unusable)\("(\w+)"', text))
-        used |= set(re.findall(r'_bury\(batch, "(\w+)"', text))
+        used |= set(re.findall(r'(?:_bury\(batch|dead_fields\(|set_aside\(decoded),? ?"(\w+)"', text))
     rows = PAGE[PAGE.index("| reason | what was wrong |") :].split("\n\n")[0].splitlines()[2:]
     assert {code(cells(row)[0]) for row in rows} == used
 
@@ -175,6 +208,7 @@ def test_the_command_lines_do_what_they_say(client: redis.Redis) -> None:
         (partition.predictions, "Prediction"),
         (partition.bars("SPY:1m"), "Bar"),
         (tenant.keys.results, "TrainingResult"),
+        (tenant.keys.predictions, "PredictionResult"),
     ):
         client.xadd(key, cast(Any, examples("record", name)))
     answers: dict[str, Any] = {}
@@ -194,8 +228,12 @@ def test_the_command_lines_do_what_they_say(client: redis.Redis) -> None:
     decoded = decode(raw)
     assert not decoded.unusable
     assert [type(part).__name__ for part in decoded.parts] == ["TickRun", "Clock"]
-    [(_, request)] = cast(Any, client.xrange(tenant.keys.requests))
-    assert records.TrainingRequest.from_fields(request).series == "SPY:1m"
+    train, table, predict = (fields for _, fields in cast(Any, client.xrange(tenant.keys.requests)))
+    assert records.TrainingRequest.from_fields(train).series == "SPY:1m"
+    assert records.TableRequest.from_fields(table).dataset == "flowers/iris.csv"
+    rows = records.PredictionRequest.from_fields(predict).rows
+    assert rows is not None
+    assert rows[0]["petal_width"] == 0.2
 
 
 # Models
@@ -379,6 +417,98 @@ def test_releases_are_stored_as_the_page_says(client: redis.Redis) -> None:
     [(_, verdict)] = cast(Any, client.xrange(keys.verdicts(names[0])))
     assert set(text_of(verdict)) == documented("hash", "verdict")
     assert (verdict[b"at"], verdict[b"over"], verdict[b"release"]) == (b"17", b"", second.id.encode())
+
+
+def test_the_index_is_stored_as_the_page_says(client: redis.Redis) -> None:
+    keys, store = Keys("t"), ModelStore(client, Keys("t"))
+    plain = [fitted(name, seed) for seed, name in enumerate(["SPY:1m/close_5", "SPY:1m/close_10", "AAPL:1m/close_5"])]
+    metrics = [{"skill": 0.25}, {"skill": -1.5, "rounds": 7}, {"rounds": None}]
+    versions = [
+        NewVersion(v.manifest.model_copy(update={"metrics": found}), v.serving, v.forest, v.ubj)
+        for v, found in zip(plain, metrics, strict=True)
+    ]
+    infos = store.put_many(versions)
+    store.tags.change(versions[1].digest, ["env=prod", "checked"])
+    store.remove([versions[0].digest])
+    head = text_of(cast(Any, client.hgetall(keys.index)))
+    assert set(head) == documented("hash", "index")
+    assert head == {"format": b"1", "rows": b"3", "removed": b"1"}
+    assert client.lrange(keys.index_free, 0, -1) == [b"0"]
+
+    sizes = {"32 bytes": 32, "f64": 8, "cell": 8, "u32": 4}
+    kinds = {code(row[0]): sizes[row[1]] for row in model_table("binary", "index")}
+
+    def read(column: str, row: int, kind: str = "") -> bytes:
+        width = kinds[kind or column]
+        found = client.get(keys._key(column)) or b""
+        return cast(bytes, found)[row * width : (row + 1) * width].ljust(width, b"\0")
+
+    def cell(column: str, row: int, kind: str = "") -> float:
+        raw = bytearray(read(column, row, kind))
+        raw[6] ^= 0xF8
+        raw[7] ^= 0x7F
+        return cast(float, struct.unpack("<d", raw)[0])
+
+    assert read("column:digest", 0) == bytes(32)
+    for row, (version, info) in enumerate(zip(versions, infos, strict=True)):
+        if row == 0:
+            continue
+        assert client.hget(keys.version(version.digest), "row") == str(row).encode()
+        assert read("column:digest", row).hex() == version.digest
+        assert struct.unpack("<d", read("column:created", row)) == (info.created_ms,)
+        assert cell("column:trained_through", row) == version.manifest.trained_through / 1e6
+        dataset, target = version.manifest.name.split("/")
+        assert (
+            int(cast(Any, client.hget(keys.index_datasets, dataset)))
+            == struct.unpack("<I", read("column:dataset", row))[0]
+        )
+        assert (
+            int(cast(Any, client.hget(keys.index_targets, target)))
+            == struct.unpack("<I", read("column:target", row))[0]
+        )
+    assert cell("metric:skill", 1, "metric:NAME") == -1.5
+    assert cell("metric:rounds", 1, "metric:NAME") == 7
+    assert np.isnan([cell("metric:skill", 0, "metric:NAME"), cell("metric:rounds", 2, "metric:NAME")]).all()
+    assert cast(Any, client.hgetall(keys.index_metrics)) == {b"skill": b"1", b"rounds": b"1"}
+    assert cast(Any, client.hgetall(keys.tags(versions[1].digest))) == {b"env": b"prod", b"checked": b""}
+    for tag in ("env", "env=prod", "checked"):
+        assert client.smembers(keys.tagged(tag)) == {b"1"}
+        assert client.hget(keys.index_tags, tag) == b"1"
+
+
+def test_an_export_is_written_as_the_page_says(client: redis.Redis, tmp_path: Path) -> None:
+    store = ModelStore(client, Keys("t"))
+    versions = [fitted("SPY:1m/close_5", seed) for seed in range(2)]
+    store.put_many(versions)
+    store.tags.change(versions[0].digest, ["env=prod"])
+    store.set_alias("SPY:1m/close_5", "champion", "SPY:1m/close_5@2", who="me")
+    store.export(store.select("SPY:1m", every=True), tmp_path / "export")
+    plain = zstandard.ZstdDecompressor().decompressobj().decompress((tmp_path / "export").read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        members = {member.name: cast(Any, archive.extractfile(member)).read() for member in archive}
+        assert {(m.type, m.mode, m.uid, m.gid, m.mtime, m.uname) for m in archive} == {(b"0", 0o644, 0, 0, 0, "")}
+    first, *others = members
+    assert first == "manifest.json"
+    contents = json.loads(members[first])
+    assert json.dumps(contents, sort_keys=True, separators=(",", ":")).encode() == members[first]
+    assert set(contents) == documented("json", "export")
+    assert (contents["format"], contents["kind"], contents["of"]) == ("red10 export 1", "series", "SPY:1m")
+    assert contents["aliases"] == [["SPY:1m/close_5", "champion", versions[1].digest]]
+    ordered = sorted(versions, key=lambda version: version.digest)
+    tags = {versions[0].digest: {"env": "prod"}, versions[1].digest: {}}
+    assert contents["versions"] == [
+        {"digest": version.digest, "name": "SPY:1m/close_5", "tags": tags[version.digest]} for version in ordered
+    ]
+    rows = PAGE[PAGE.index("| member | what |") :].split("\n\n")[0].splitlines()[3:]
+    names = [code(cells(row)[0]) for row in rows]
+    assert others == [name.replace("DIGEST", version.digest) for version in ordered for name in names]
+    assert contents["members"] == [
+        {"path": path, "size": len(members[path]), "sha256": hashlib.sha256(members[path]).hexdigest()}
+        for path in others
+    ]
+    for version in versions:
+        assert members[f"{version.digest}/model.ubj"] == version.ubj
+        assert members[f"{version.digest}/forest.bin"] == version.forest
 
 
 def test_every_verdict_is_documented() -> None:

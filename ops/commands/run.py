@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from typing import Annotated
 
@@ -79,17 +80,23 @@ def worker(
     ] = False,
 ) -> None:
     """Run one scorer, trainer or monitor until Ctrl-C; several share the work, one monitor is enough."""
-    from ops.embedded import kept_running
+    if role is WorkerRole.scorer:
+        # Whatever a start makes is there to stay; `run_scorer` begins to look for garbage when it is done.
+        gc.disable()
+    from ops.embedded import kept_running, refuse_snapshot
     from ops.supervise import stop_when_orphaned
 
     settings, origins = session.load()
     if lifeline:
         stop_when_orphaned()
+    if role is not WorkerRole.scorer:
+        refuse_snapshot(settings, f"a {role.value}")
     # Under `up` it is `up` that keeps the servers running.
     with (
-        session.roles(settings, "streams", "models") as roles,
+        session.roles(settings, "streams", "models", wait=False) as roles,
         kept_running(() if lifeline else roles.embedded.values(), session.say),
     ):
+        # A snapshot is loaded beside what takes longest of a start; the scorer waits for it when it needs it.
         from consumers.worker import run_monitor, run_scorer, run_trainer
 
         if role is WorkerRole.trainer:
@@ -97,4 +104,4 @@ def worker(
         elif role is WorkerRole.monitor:
             run_monitor(roles.settings, origins)
         else:
-            run_scorer(roles.settings, origins, start_anew=start_anew)
+            run_scorer(roles.settings, origins, start_anew=start_anew, models_ready=roles.wait)

@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from consumers.recovery import recover
-from consumers.worker import make_spec
+from consumers.scorer_process import make_spec
 from modelstore.loaded import LoadedRelease
 from streams.clients import connect_async, read_raw
 from streams.codec import decode

@@ -26,6 +26,10 @@ def contents(client: redis.Redis) -> dict[bytes, object]:
                 found[key] = client.hgetall(key)
             case b"zset":
                 found[key] = client.zrange(key, 0, -1, withscores=True)
+            case b"set":
+                found[key] = client.smembers(key)
+            case b"list":
+                found[key] = client.lrange(key, 0, -1)
             case b"stream":
                 found[key] = client.xrange(key)
             case _:

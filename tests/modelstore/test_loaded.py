@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import redis
 
+from modelstore.bulk import ServingBlobs
 from modelstore.errors import BadModel, NotFound
 from modelstore.loaded import EMPTY, LoadedRelease, load_release
 from modelstore.manifest import Serving
 from modelstore.releases import Releases
-from modelstore.store import ModelStore, ServingBlobs
+from modelstore.store import ModelStore
 from modelstore.version import NewVersion
 from streams.keys import Keys
 from tests.modelstore.made import FEATURE_SET, FEATURES, fitted, manifest
@@ -110,6 +111,13 @@ def test_only_champions_of_the_pipelines_targets_are_loaded(store: ModelStore, r
     assert release.series == ("XLE:1m",)
 
 
+def test_models_of_a_table_are_not_taken_for_a_series_whatever_its_columns_are_called(
+    store: ModelStore, releases: Releases
+) -> None:
+    release = load(store, releases, put(store, releases, [fitted("prices/close_5"), fitted("SPY:1m/close_5", 1)]))
+    assert (release.series, release.models, release.refused) == (("SPY:1m",), 1, {})
+
+
 def test_challengers_are_loaded_beside_champions_and_proven_ones_are_marked(
     store: ModelStore, releases: Releases
 ) -> None:
@@ -146,7 +154,7 @@ def test_the_next_release_reads_only_what_the_last_one_lacks(
     asked: list[str] = []
     read = store.load_serving
 
-    def spy(digests: Sequence[str]) -> list[ServingBlobs | None]:
+    def spy(digests: Sequence[str]) -> Iterator[ServingBlobs | None]:
         asked.extend(digests)
         return read(digests)
 

@@ -14,8 +14,9 @@ from modelstore.compression import compress
 from modelstore.errors import BadModel, NotFound
 from modelstore.manifest import Manifest, Serving
 from modelstore.releases import Releases
-from modelstore.store import PUT_CHUNK, ModelStore
+from modelstore.store import ModelStore
 from modelstore.version import NewVersion, VersionInfo, digest_of, hash_parts
+from modelstore.versions import PUT_CHUNK
 from streams.clients import error_code
 from streams.errors import BadName
 from streams.keys import STORE, Keys
@@ -181,7 +182,7 @@ def test_a_prefix_of_several_digests_is_refused(store: ModelStore, client: redis
 
 def test_what_is_not_there_is_not_found(store: ModelStore) -> None:
     digest = made_up("SPY:1m/close_5").digest
-    assert store.load_serving([digest]) == [None]
+    assert list(store.load_serving([digest])) == [None]
     assert store.infos([digest]) == [None]
     for read in (store.info, store.manifest, store.forest, store.ubj, store.verify):
         with pytest.raises(NotFound, match=digest[:12]):
@@ -328,9 +329,30 @@ def test_the_uuid_stays_and_an_emptied_store_gets_another(store: ModelStore, cli
 def test_bulk_reads_keep_the_order_over_several_round_trips(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch, versions: list[NewVersion]
 ) -> None:
-    monkeypatch.setattr("modelstore.store.READ_CHUNK", 3)
+    monkeypatch.setattr("modelstore.versions.READ_CHUNK", 3)
     store.put_many(versions)
     missing = made_up("SPY:1m/close_5", 99).digest
     digests = [version.digest for version in versions] + [missing] + [versions[0].digest]
     found = [blobs.name if blobs else None for blobs in store.load_serving(digests)]
     assert found == [*NAMES, None, NAMES[0]]
+
+
+def test_reading_many_that_is_broken_off_leaves_no_answers_behind(store: ModelStore) -> None:
+    versions = made_up_many([f"SPY:1m/close_{number}" for number in range(450)])
+    digests = [info.digest for info in store.put_many(versions)]
+    found = store.load_serving(digests)
+    first = next(found)
+    assert first is not None
+    assert first.name == "SPY:1m/close_0"
+    del found
+    assert store.count() == 450
+    names = [blobs.name for blobs in store.load_serving(digests) if blobs is not None]
+    assert names == [version.manifest.name for version in versions]
+
+
+def test_a_key_of_another_type_among_many_is_the_drivers_error_and_the_next_call_works(store: ModelStore) -> None:
+    digests = [info.digest for info in store.put_many(made_up_many([f"SPY:1m/close_{number}" for number in range(9)]))]
+    store.client.set(store.keys.version("f" * 64), "no hash")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        list(store.load_serving([*digests, "f" * 64, *digests]))
+    assert len(list(store.load_serving(digests))) == 9

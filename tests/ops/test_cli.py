@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pytest
 import redis
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from modelstore.manifest import Manifest, Serving
 from modelstore.verdicts import Note, Verdicts
@@ -32,31 +32,13 @@ from streams.keys import TRAINERS, Keys
 from streams.records import Prediction, Record, Signal, TrainingResult
 from streams.settings import Settings, load_settings
 from streams.tenant import Tenant, open_tenant
+from tests.ops.conftest import Red10
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 NS = 1_000_000_000
 DAY = 86_400 * NS
-Red10 = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command runs in a directory of its own, 80 columns wide, without settings of the machine."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in [name for name in os.environ if name.startswith("RED10_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def red10(server: Server) -> Red10:
-    """Run a command against the test's server."""
-
-    def run(*args: object) -> Result:
-        return CliRunner().invoke(app, [*map(str, args), "--streams-url", server.url, "--models-url", server.url])
-
-    return run
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -118,15 +100,28 @@ def test_help_is_fast_and_fits_80_columns() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for name in ("demo", "up", "worker", "publish", "replay", "signals", "predictions", "train", "model", "release"):
+    for name in (
+        "demo",
+        "up",
+        "worker",
+        "publish",
+        "replay",
+        "signals",
+        "predictions",
+        "train",
+        "predict",
+        "model",
+        "release",
+    ):
         assert re.search(rf"│ {name} ", done.stdout), name
-    for name in ("status", "keys", "config", "tenant"):
+    for name in ("status", "keys", "config", "tenant", "dead"):
         assert re.search(rf"│ {name} ", done.stdout), name
 
 
 def test_every_command_has_help_in_80_columns() -> None:
     runner = CliRunner()
     alone = ["demo", "up", "worker", "publish", "replay", "signals", "predictions", "train", "status", "keys", "config"]
+    alone += ["predict", "dead list", "dead show", "dead retry", "dead drop"]
     for words in [*alone, "model list", "model show", "release list", "release show", "tenant list"]:
         done = runner.invoke(app, [*words.split(), "--help"])
         assert done.exit_code == 0, words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producers.publisher import AsyncTickPublisher, TickPublisher
-from producers.replay import Replayed, merged, plan, replay, replay_async
+from producers.replay import Replayed, first_new, merged, plan, replay, replay_async
 from streams.append import PublishError
 from streams.columns import Ticks
 from streams.errors import BadRecord, ConfigurationError, RedisUnavailable
 from streams.keys import Keys
+from streams.settings import load_settings
 from tests.servers import Server
 
 SECOND = 1_000_000_000
@@ -46,6 +48,9 @@ class Recorder:
     def __init__(self, clock: Clock | None = None) -> None:
         self.sent: list[tuple[float, Ticks]] = []
         self.clock = clock or Clock()
+
+    def rewind(self) -> None:
+        raise AssertionError("nothing is lost here")
 
     def publish_many(self, ticks: Ticks, /) -> int:
         self.sent.append((self.clock.at, ticks))
@@ -165,3 +170,67 @@ async def test_both_publishers_replay_into_redis(
         assert (await replay_async(asynchronous, tables, speed=1e6)).ticks == 3000
     assert stored("one") == stored("two")
     assert sum(map(len, stored("one"))) == 3000
+
+
+def test_a_replay_under_a_name_goes_on_where_it_was_killed(server: Server, client: redis.Redis) -> None:
+    """It died in the midst of an exchange; the next one sends what is missing, in whatever pieces."""
+    tables = [table("A", list(range(0, 3000, 2))), table("B", list(range(1, 3000, 2)))]
+
+    settings = load_settings(tenant="one")[0]
+    whole = Ticks.concat(tables)
+    whole = whole.take(np.argsort(whole.ts, kind="stable"))
+    with TickPublisher(settings, url=server.url, publisher="file", blocks="never") as publisher:
+        publisher.publish_many(whole.take(slice(0, 1234)))
+        first = publisher.positions()
+    assert sum(first.values()) == 1234
+    with TickPublisher(settings, url=server.url, publisher="file", blocks="never") as publisher:
+        tenant = publisher.tenant
+        assert first_new(tables, publisher.positions(), tenant.partition_of) == int(whole.ts[1234])
+        assert replay(publisher, tables).ticks == 3000
+        assert publisher.numbering.passed_over == 1234
+        assert first_new(tables, publisher.positions(), tenant.partition_of) is None
+    for name in "AB":
+        rows = cast(Any, client.xrange(tenant.keys.partition(tenant.partition_of(name)).ticks))
+        times = [int(fields[b"ts"]) for _, fields in rows if fields[b"symbol"] == name.encode()]
+        assert times == tables["AB".index(name)].ts.tolist()
+
+
+def test_what_the_log_has_is_not_waited_for() -> None:
+    times = [0, SECOND, 2 * SECOND, 3 * SECOND, 4 * SECOND]
+    steps = list(islice(plan([table("A", times)], speed=1.0, paced_from=3 * SECOND, now=lambda: 0.0), 2))
+    assert isinstance(steps[0], Ticks)
+    assert steps[0].ts.tolist() == [0, SECOND, 2 * SECOND, 3 * SECOND]
+    assert steps[1] == 1.0
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_the_log_loses_of_a_named_replay_is_sent_again(
+    server: Server, client: redis.Redis, asynchronous: bool
+) -> None:
+    """As after a restart from an older append-only file."""
+    tables = [table("A", list(range(0, 80_000, 2))), table("B", list(range(1, 80_000, 2)))]
+    settings = load_settings(tenant="one")[0]
+    older: dict[bytes, bytes] = {}
+
+    def trouble(done: int, total: int, ts: int) -> None:
+        if not older:
+            older.update({key: cast(bytes, client.dump(key)) for key in client.scan_iter("red10:{one:*")})
+        elif b"restored" not in older:
+            older[b"restored"] = b""
+            for key, value in older.items():
+                if value:
+                    client.restore(key, 0, value, replace=True)
+
+    if asynchronous:
+        async with AsyncTickPublisher(settings, url=server.url, publisher="file", blocks="never") as publisher:
+            assert (await replay_async(publisher, tables, on_progress=trouble)).ticks == 80_000
+            numbering, tenant = publisher.numbering, await publisher.open()
+    else:
+        with TickPublisher(settings, url=server.url, publisher="file", blocks="never") as blocking:
+            assert replay(blocking, tables, on_progress=trouble).ticks == 80_000
+            numbering, tenant = blocking.numbering, blocking.tenant
+    assert (numbering.gaps, numbering.lost) == (1, 0)
+    for name in "AB":
+        rows = cast(Any, client.xrange(tenant.keys.partition(tenant.partition_of(name)).ticks))
+        times = [int(fields[b"ts"]) for _, fields in rows if fields[b"symbol"] == name.encode()]
+        assert times == tables["AB".index(name)].ts.tolist()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.codec import decode, raw_text
+from streams.codec import decode
 from streams.decoded import Clock, ReleaseSwitch, TickRun
 from streams.ids import StreamID
 
@@ -134,7 +134,3 @@ def test_numbers_come_back_bit_for_bit(price: float, size: float) -> None:
         [run] = found.parts
         assert isinstance(run, TickRun)
         assert (run.price[0], run.size[0]) == (price, size)
-
-
-def test_raw_fields_are_kept_as_text_whatever_their_bytes() -> None:
-    assert raw_text([b"a", b"\xff1", b"b", "é".encode()]) == {"a": "\\xff1", "b": "é"}

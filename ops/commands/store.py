@@ -1,0 +1,69 @@
+"""What the commands about models and releases share: the open store, who asks, and progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ops.commands.session import Session
+
+if TYPE_CHECKING:
+    from modelstore.locations import S3Options
+    from modelstore.store import ModelStore
+    from streams.settings import Settings
+
+RefArgument = Annotated[
+    str, typer.Argument(help="NAME, NAME@ALIAS, NAME@NUMBER, NAME@sha:DIGEST or DIGEST.", show_default=False)
+]
+WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="For what reason; kept in the history.")]
+KeepReleasesOption = Annotated[
+    int | None,
+    typer.Option("--keep-releases", min=1, metavar="N", help="How many of the last releases are kept to go back to."),
+]
+
+
+@contextmanager
+def open_store(session: Session, **more: object) -> Iterator[tuple[ModelStore, Settings]]:
+    """The store of the tenant, and the settings; `more` are flags of the command itself."""
+    from modelstore.store import ModelStore
+    from streams.clients import connect, translate
+    from streams.keys import Keys
+
+    settings, _ = session.load(**more)
+    with session.roles(settings, "models") as roles, connect(roles.models_url) as client, translate(roles.models_url):
+        yield ModelStore(client, Keys(settings.tenant)), settings
+
+
+def s3_options(settings: Settings) -> S3Options:
+    """How the settings say that objects are reached."""
+    from modelstore.locations import S3Options
+
+    return S3Options(settings.s3_endpoint, settings.s3_checksums)
+
+
+def whoami() -> str:
+    """Who asks, for the history: user and machine."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
+
+
+def progress(session: Session, what: str) -> Callable[[int, int], None] | None:
+    """Tell how far long work is, on one line of a terminal; `None` where nobody looks."""
+    if not sys.stderr.isatty():
+        return None
+
+    def tell(done: int, total: int) -> None:
+        if done == total or done % 50 == 0:
+            session.err.print(f"{what}: {done:,} of {total:,}", end="\n" if done == total else "\r", style="dim")
+
+    return tell
