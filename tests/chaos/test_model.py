@@ -504,7 +504,7 @@ def test_whatever_the_order_redis_holds_what_the_model_holds(server: Server) -> 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
