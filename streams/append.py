@@ -311,8 +311,8 @@ def append(
 
 def _gap(key: str, ticks: int, work: _Appending, next_row: int) -> PublishGap:
     cause = Red10Error(
-        f"{key} lost {ticks} ticks of publisher {work.numbering.name} that it had taken, as after a restore of an older "
-        "state: begin the sequence again (`rewind`), what the log has is passed over"
+        f"{key} lost {ticks} ticks of publisher {work.numbering.name} that it had taken, as after a restore of an "
+        "older state: begin the sequence again (`rewind`), what the log has is passed over"
     )
     return PublishGap(cause, work.accepted, work.rows(doubt=True), work.rows(doubt=False), next_row)
 
