@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import select
 import socket
 import threading
@@ -20,7 +21,7 @@ from streams.errors import BadName
 from streams.ids import StreamID
 from streams.keys import Keys
 from streams.numbering import Numbering
-from streams.publish import Group, group_ticks
+from streams.publish import Group, clock_fields, group_ticks
 from streams.room import Pause
 from tests.conftest import binary_of
 from tests.servers import Server
@@ -188,6 +189,35 @@ def test_a_sequence_that_begins_again_is_passed_over_as_far_as_the_log_has_it(cl
     publish(client, again, 5.0)
     assert prices_of(client) == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert cast(bytes, client.hget(HOME.publishers, "feed")).startswith(b"5 ")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["begun again", "late"])
+def test_a_clock_takes_nothing_back_of_what_the_log_has_taken(client: redis.Redis, known: bool) -> None:
+    first = Numbering.of("feed")
+    publish(client, first, 1.0, 2.0)
+    again = Numbering.of("feed")
+    if known:  # a call without reply that comes to its end only now
+        again.place(HOME).last = first.place(HOME).last
+    send(client, [Group(HOME, np.array([0]), None, clock_fields(1))], numbering=again)
+    publish(client, again, 1.0, 2.0, 3.0)
+    publish(client, Numbering.of("feed"), 1.0, 2.0, 3.0, 4.0)
+    assert [float(f[b"price"]) for f in entries_of(client) if b"price" in f] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["feed", None], ids=["live", "forked"])
+def test_ticks_that_another_publisher_of_the_name_does_not_have_are_not_passed_over(
+    client: redis.Redis, name: str | None
+) -> None:
+    """Two live feeds under one name, one of them woken as a zombie; or two processes after a fork."""
+    one = Numbering.of(name, from_start=False)
+    publish(client, one, 1.0)
+    other = copy.deepcopy(one)
+    publish(client, one, 2.0, 3.0)
+    publish(client, other, 4.0)
+    publish(client, one, 5.0)
+    assert prices_of(client) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert (one.rivals, other.rivals) == (1, 1)
+    assert (one.passed_over, one.gaps, other.passed_over, other.gaps) == (0, 0, 0, 0)
 
 
 def test_two_sequences_do_not_disturb_each_other(client: redis.Redis) -> None:
