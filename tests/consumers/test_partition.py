@@ -600,12 +600,32 @@ async def test_a_lost_state_begins_a_new_incarnation_so_that_no_source_is_given_
     fill(client, 60)
     async with running(make_task(made(), version, spec=SIZED)):
         await until(lambda: done(client), "the first run")
-    client.delete(KEYS.state)
-    async with running(make_task(made(), version, spec=SIZED)):
-        await until(lambda: done(client), "the second run")
+    for run_ in ("second", "third"):
+        client.delete(KEYS.state)
+        async with running(make_task(made(), version, spec=SIZED)):
+            await until(lambda: done(client), f"the {run_} run")
     sources = [fields[b"src"] for key in (KEYS.dead, KEYS.bars(f"{HOME[0]}:1s")) for _, fields in entries(client, key)]
     assert len(sources) == len(set(sources)) > 20
-    assert client.hget(KEYS.state, "incarnation") == b"1"
+    assert client.hget(KEYS.state, "incarnation") == b"2"
+
+
+async def test_lag_is_right_after_the_state_of_a_trimmed_input_was_lost(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 60)
+    link, spec = made(), replace(SPEC, keep_ticks_ms=0)
+    async with running(make_task(link, version, spec=spec)):
+        await until(lambda: done(client), "the first run")
+    assert client.xlen(KEYS.ticks) < 20
+    client.delete(KEYS.state)
+    async with running(make_task(link, version, spec=spec)):
+        await until(lambda: done(client), "the second run")
+    last = client.hget(KEYS.state, "checkpoint")
+    assert last is not None
+    assert await lag(link, KEYS, StreamID.parse(last)) == 0
+    fill(client, 3, begin=100)
+    assert await lag(link, KEYS, StreamID.parse(last)) == (None if version.startswith("6.") else 3)
 
 
 async def test_a_crash_just_after_a_new_incarnation_began_leaves_a_state_that_can_be_read(
