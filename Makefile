@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test chaos fuzz bench check format lock clean
 
 help: ## List what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,18 @@ demo: $(VENV)/.ready ## Run the main job on real data, on a Redis of its own
 
 test: $(VENV)/.ready ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+# DURATION, SEED, SERVER (6.2 or 7.0), WORKERS, RATE; JSON=1 prints one JSON object. Ends with 1 if anything was found.
+chaos: $(VENV)/.ready ## Break things for two minutes, then check that every tick was counted once (DURATION, SEED, JSON)
+	@$(BIN)/python -m tests.chaos $(if $(DURATION),--duration $(DURATION)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(SERVER),--server $(SERVER)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(RATE),--rate $(RATE)) \
+		$(if $(JSON),--json)
+
+fuzz: $(VENV)/.ready ## Run the long form of the fuzz tests (some minutes)
+	@RED10TEST_FUZZ=10000 $(BIN)/python -m pytest tests/modelstore/test_forest_fuzz.py $(ARGS)
+
+bench: $(VENV)/.ready ## Measure beside peers (trains ten thousand models first, once: some minutes)
+	@$(BIN)/python -m benchmarks models $(ARGS)
 
 check: $(VENV)/.ready ## Check format, lint, types and the direction of imports
 	@$(BIN)/ruff format --check .

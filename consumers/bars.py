@@ -1,4 +1,4 @@
-"""Bars from ticks, by event time; one numba kernel over a batch, with state that can be saved and restored.
+"""Bars from ticks, by event time; one compiled kernel over a batch, with state that can be saved and restored.
 
 A bar of interval I covers [k·I, (k+1)·I) of epoch time and exists only where ticks are. A symbol's watermark is its
 latest ts minus the allowed lateness, raised by clock entries; a bar closes when the watermark reaches its end, and is
@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from modelstore.native import Routine, address, as_array
 from streams.ids import Source, StreamID
 
 #: One bar, open or closed. `start` is -1 in an unused slot. Sources are kept as numbers; see `first_source`.
@@ -53,6 +53,9 @@ MOST_VOLUME = float(np.finfo(np.float64).max)
 
 #: Watermark of a symbol without ticks.
 NEVER = np.iinfo(np.int64).min
+
+#: The kernel; see `consumers.bars_source` for its arguments.
+ADD_TICKS = Routine("consumers.bars_source", "add_ticks", "ppppqpppqpqqqppqpp")
 
 
 def first_source(bar: np.void) -> Source:
@@ -124,9 +127,17 @@ class BarBuilder:
         # Every closed bar was opened by a tick of this batch or stood open before it.
         room = (len(ts) + min(len(self.symbols), len(ts)) * self.width) * len(self.intervals)
         closed = np.zeros(room, CLOSED)
-        count = _add_ticks(
-            slot, ts, price, size, incarnation, ms, seq, tick,
-            self.intervals, self.lateness, self.clock, self.watermark, self.open, late, closed,
+        held = [
+            as_array(slot, np.int64),
+            as_array(ts, np.int64),
+            as_array(price, np.float64),
+            as_array(size, np.float64),
+        ]
+        held += [as_array(ms, np.uint64), as_array(seq, np.uint64), as_array(tick, np.int32)]
+        columns, sources = [address(array) for array in held[:4]], [address(array) for array in held[4:]]
+        count = ADD_TICKS(
+            *columns, incarnation, *sources, len(ts), address(self.intervals), len(self.intervals), self.lateness,
+            self.clock, address(self.watermark), address(self.open), self.width, address(late), address(closed),
         )  # fmt: skip
         return closed[:count], late
 
@@ -163,80 +174,3 @@ class BarBuilder:
         for interval, rows in enumerate(bars):
             for at, row in enumerate(rows):
                 self.open[slot, interval, at] = row
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add_ticks(  # noqa: C901  (one loop over ticks; splitting it would pass a dozen arrays along)
-    slot: Any, ts: Any, price: Any, size: Any, incarnation: Any, ms: Any, seq: Any, tick: Any,
-    intervals: Any, lateness: Any, clock: Any, watermark: Any, bars: Any, late: Any, closed: Any,
-) -> int:  # fmt: skip
-    count = 0
-    width = bars.shape[2]
-    for n in range(len(ts)):
-        s = slot[n]
-        t = ts[n]
-        # 1. Late: a bar for this ts has closed, in any interval.
-        reached = max(watermark[s], clock)
-        too_late = False
-        for i in range(len(intervals)):
-            if (t // intervals[i] + 1) * intervals[i] <= reached:
-                too_late = True
-        if too_late:
-            late[n] = True
-            continue
-        # 2. The watermark moves, and bars whose end it has reached close, by end and then by interval.
-        if t - lateness > watermark[s]:
-            watermark[s] = t - lateness
-            reached = max(watermark[s], clock)
-            while True:
-                best_i, best_k, best_end = -1, -1, reached + 1
-                for i in range(len(intervals)):
-                    for k in range(width):
-                        start = bars[s, i, k].start
-                        if start >= 0 and start + intervals[i] < best_end:
-                            best_i, best_k, best_end = i, k, start + intervals[i]
-                if best_i < 0:
-                    break
-                closed[count].slot = s
-                closed[count].interval = best_i
-                closed[count].by = n
-                closed[count].bar = bars[s, best_i, best_k]
-                bars[s, best_i, best_k].start = -1
-                count += 1
-        # 3. The tick joins its bar in every interval.
-        for i in range(len(intervals)):
-            start = t // intervals[i] * intervals[i]
-            at, free = -1, -1
-            for k in range(width):
-                if bars[s, i, k].start == start:
-                    at = k
-                elif bars[s, i, k].start < 0:
-                    free = k
-            if at < 0:
-                bar = bars[s, i, free]
-                bar.start = start
-                bar.open = bar.high = bar.low = bar.close = price[n]
-                bar.volume = 0.0
-                bar.ticks = 0
-                bar.open_ts = bar.close_ts = t
-                bar.first_incarnation = incarnation
-                bar.first_ms = ms[n]
-                bar.first_seq = seq[n]
-                bar.first_tick = tick[n]
-            else:
-                bar = bars[s, i, at]
-            bar.high = max(bar.high, price[n])
-            bar.low = min(bar.low, price[n])
-            if t < bar.open_ts:
-                bar.open_ts = t
-                bar.open = price[n]
-            if t >= bar.close_ts:
-                bar.close_ts = t
-                bar.close = price[n]
-            bar.volume = min(bar.volume + size[n], MOST_VOLUME)
-            bar.ticks += 1
-            bar.last_incarnation = incarnation
-            bar.last_ms = ms[n]
-            bar.last_seq = seq[n]
-            bar.last_tick = tick[n]
-    return count

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumers.deliveries import How
 from streams.commit import Answer
 from streams.keys import SCORERS
 
@@ -31,6 +32,8 @@ TRAINING_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1
 WAIT = "WAIT"
 
 SIDES = ("buy", "sell")
+#: Reason of dead letters that an alert is about: its first one must be seen as a rise.
+POISON = "poison"
 #: How a partition's input can turn out to have changed (`streams.resume.Resume`).
 CHANGES = ("gap", "anew")
 STATUSES = ("done", "refused", "failed")
@@ -104,7 +107,16 @@ class Metrics:
         self._changes = counter(
             "red10_input_changes_total", "Times that the input was found changed under its reader.", "stream", "change"
         )
+        self._input_lost = counter(
+            "red10_input_lost_total",
+            "Entries dropped before a consumer group that is not required had read them.",
+            "stream",
+            "group",
+        )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
+        self._deliveries = counter(
+            "red10_request_deliveries_total", "Requests taken by a trainer, by how they came to it.", "how"
+        )
         self._judged = counter("red10_outcomes_judged_total", "Outcomes that the monitor decided on.")
         self._promotions = counter("red10_promotions_total", "Challengers that became champion.")
         self._drifts = counter("red10_drifts_total", "Champions that were seen to drift.")
@@ -114,11 +126,23 @@ class Metrics:
         self._lag = Gauge(
             "red10_lag_entries", "Entries that the group has not read yet.", ["stream", "group"], registry=registry
         )
+        self._dead_requests = Gauge(
+            "red10_dead_requests",
+            "Requests that were given up and wait to be looked at.",
+            ["stream"],
+            registry=registry,
+        )
         self._release_info = Gauge(
             "red10_release_info", "1 for the release in force that is loaded.", ["release"], registry=registry
         )
         self._redis_up = Gauge(
             "red10_redis_up", "1 if the Redis of this role answered when last asked.", ["role"], registry=registry
+        )
+        self._memory_used = _Known(registry, "red10_redis_memory_bytes", "Memory that the streams Redis uses.")
+        self._memory_limit = _Known(
+            registry,
+            "red10_redis_memory_limit_bytes",
+            "Memory that the streams Redis may use: maxmemory, or all there is.",
         )
         self._partitions_owned = _Known(registry, "red10_partitions_owned", "Partitions whose lease this worker holds.")
         self._models_loaded = _Known(registry, "red10_models_loaded", "Champions that are loaded and can score.")
@@ -149,6 +173,8 @@ class Metrics:
         )
         for status in STATUSES:
             self._requests.labels(status)
+        for how in How:
+            self._deliveries.labels(how)
 
     # Scorer
 
@@ -161,6 +187,7 @@ class Metrics:
         for stream in now - self._owned:
             for counter in (self._ticks, self._bars, self._predictions, self._outcomes):
                 counter.labels(stream)
+            self._dead.labels(stream, POISON)
             for side in SIDES:
                 self._signals.labels(stream, side)
             for answer in (*(answer.value for answer in Answer), WAIT):
@@ -208,6 +235,15 @@ class Metrics:
         """Count that a stream lost entries under its reader (`gap`), or began again (`anew`)."""
         self._changes.labels(stream, change).inc()
 
+    def input_lost(self, stream: str, group: str, entries: int) -> None:
+        """Count entries that a group which is not required will never read."""
+        self._input_lost.labels(stream, group).inc(entries)
+
+    def memory(self, used: int, limit: int | None) -> None:
+        """Set what the streams Redis uses and may use, bytes."""
+        self._memory_used.set(used)
+        self._memory_limit.set(limit or None)
+
     def lag(self, stream: str, group: str, entries: int | None) -> None:
         """Set how far a group is behind; `None`, if Redis does not know, takes the sample away.
 
@@ -248,6 +284,17 @@ class Metrics:
             self._requests.labels(status).inc()
         self._models_trained.inc(models)
         self._training_seconds.observe(seconds)
+
+    def delivered(self, how: How) -> None:
+        """Count a request that a trainer took."""
+        self._deliveries.labels(how).inc()
+
+    def dead_requests(self, stream: str, count: int | None) -> None:
+        """Set how many dead requests are kept; `None`, if it is not known, takes the sample away."""
+        if count is None:
+            self._dead_requests.remove(stream)
+        else:
+            self._dead_requests.labels(stream).set(count)
 
     # Monitor
 

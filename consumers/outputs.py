@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from consumers.judge import Forecasts, Judged
 from consumers.policy import Decision
-from streams.codec import raw_text
 from streams.ids import Source
+from streams.raw import escaped_fields
 
 Fields = list[str]
 
@@ -153,5 +153,5 @@ def signal_fields(
 def dead_fields(reason: str, detail: str, src: Source, raw: Sequence[bytes]) -> Fields:
     """Fields of a dead letter."""
     return [
-        "reason", reason, "detail", detail, "src", str(src), "fields", orjson.dumps(raw_text(raw)).decode(),
+        "reason", reason, "detail", detail, "src", str(src), "fields", orjson.dumps(escaped_fields(raw)).decode(),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any
 
 import redis.asyncio
@@ -27,7 +27,7 @@ from consumers.partition import PartitionTask
 from modelstore.loaded import LoadedRelease
 from streams import leases
 from streams.assignment import assign, succession
-from streams.clients import Backoff, Verdict, classify
+from streams.clients import TRANSIENT, Backoff, Verdict, classify, error_code
 from streams.keys import Keys
 
 log = logging.getLogger("red10.ownership")
@@ -81,6 +81,7 @@ class Ownership:
 
     Args:
         make_task: builds the loop of a partition from its number and lease token.
+        keep_tenant: called with every heartbeat; writes the tenant anew if it is gone, and tells whether it was.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Ownership:
         partitions: int,
         lease_ms: int,
         make_task: Callable[[int, str], PartitionTask],
+        keep_tenant: Callable[[], Awaitable[bool]],
         on_owned: Callable[[list[str]], None] = lambda streams: None,
     ) -> None:
         self.tasks: dict[int, PartitionTask] = {}
@@ -103,6 +105,7 @@ class Ownership:
         self._lease_ms = lease_ms
         self._lease_s = lease_ms / 1000
         self._make_task = make_task
+        self._keep_tenant = keep_tenant
         self._on_owned = on_owned
         self._members: list[str] = []
         self._beat_at = 0.0
@@ -131,8 +134,8 @@ class Ownership:
                     await self._sleep(stop, pause)
                 except (RedisError, OSError) as error:
                     if not self.away:
-                        fails = classify(error) is Verdict.FAIL
-                        what = f"Redis refuses to keep {self._keys.members} or leases" if fails else "Redis is away"
+                        refuses = classify(error) is Verdict.FAIL or error_code(error) in TRANSIENT
+                        what = f"Redis refuses to keep {self._keys.members} or leases" if refuses else "Redis is away"
                         log.error("%s, waiting: %s", what, error)
                     self.away = True
                     await self._sleep(stop, backoff.next())
@@ -173,6 +176,8 @@ class Ownership:
         if now - self._beat_at >= self._lease_s * SILENT_PART / 3:
             silent_ms = int(self._lease_ms * SILENT_PART)
             self._members = await leases.heartbeat(self._client, self._keys, self._worker, silent_ms)
+            if await self._keep_tenant():
+                log.error("%s was gone, as after FLUSHALL: written anew, everything begins empty", self._keys.meta)
             self._beat_at = now
         for partition, running in list(self._running.items()):
             if running.done():

@@ -1,10 +1,11 @@
 """One owned partition: read, compute, commit, until the lease is lost or given back.
 
-`PartitionTask.run` is the partition's loop. It reads from the checkpoint, has the agent carry out each batch
-(`process`), and acts on the answer: go on, reload, or end. It never raises: lost connections and refusals are waited
-out; a batch that cannot be computed, a broken key or a fault is said once, counted, and tried again with a back-off,
-because only people can mend those. Told to stop, it ends at once if it waits (for input, the model store, or a Redis
-that does not take the commit), else after the batch under way.
+`PartitionTask.run` is the partition's loop. It reads from the checkpoint, cuts what it read into batches (a block may
+be cut in its midst), has the agent carry out each (`process`), and acts on the answer: go on, reload, or end. It never
+raises: lost connections and refusals are waited out; a batch that cannot be computed is tried in other ways
+(`consumers.poison`); a broken key or a fault is said once, counted, and tried again with a back-off, because only
+people can mend those. Told to stop, it ends at once if it waits (for input, the model store, or a Redis that does not
+take the commit), else after the batch under way.
 
 The agent is shared by all partitions of the process, so nothing waits there but for the streams Redis.
 
@@ -19,7 +20,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -27,20 +28,22 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from consumers.metrics import Metrics
+from consumers.poison import Suspicion
 from consumers.recovery import BrokenKey, Fenced, FindRelease, naming, recover
-from consumers.scorer import Computed, Scorer, releases_in
+from consumers.scorer import Computed, Scorer, releases_in, set_aside
 from consumers.spec import Spec
 from consumers.state import PartitionState
 from modelstore.loaded import LoadedRelease
 from streams.channel import WorkChannel
 from streams.clients import Backoff, Verdict, classify, error_code, lost_reply
-from streams.codec import Decoded, RawEntry, decode
+from streams.codec import decode
 from streams.commit import Answer, Commit, Committer
+from streams.decoded import Cut, Decoded, RawEntry
 from streams.errors import Red10Error, RedisRefused, RedisUnavailable
 from streams.ids import ZERO, StreamID
 from streams.keys import PartitionKeys
 from streams.publish import release_fields
-from streams.resume import Resume, look, resume
+from streams.resume import Resume, look, restore_group, resume
 
 log = logging.getLogger("red10.partition")
 
@@ -48,8 +51,11 @@ T = TypeVar("T")
 
 #: Tries in which a lost connection is no news: by then it is known whether all partitions have lost theirs.
 LOST_TRIES = 6
-#: Entries in the first batch of a partition.
+#: Ticks in the first batch of a partition.
 FIRST_BATCH = 200
+#: Most entries that are read at once, and in the first read: an entry may be a block, and Redis holds the whole reply
+#: in its memory.
+MOST_ENTRIES, FIRST_ENTRIES = 1000, 16
 #: Seconds between two looks at what is stored while there is nothing to read.
 LOOK_EVERY_S = 1.0
 #: Seconds between two signs of life while waiting.
@@ -65,7 +71,15 @@ class TooLarge(Red10Error):
 
 
 class ComputeFailed(Red10Error):
-    """A batch cannot be computed: the code that the settings name raised, or Red10 has a fault."""
+    """A batch cannot be computed: the code that the settings name raised, or Red10 has a fault.
+
+    Attributes:
+        wait: whether the same is to be tried again, so that something has to change first.
+    """
+
+    def __init__(self, message: str, *, wait: bool) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class _Stopped(Exception):
@@ -73,14 +87,31 @@ class _Stopped(Exception):
 
 
 @dataclass(slots=True)
-class BatchSize:
-    """How many entries are read at once.
+class Memo:
+    """What is remembered of a partition from one lease to the next.
 
-    One object per partition, kept from one lease to the next: were it forgotten when a batch took longer than the
-    lease, the next owner, often the same worker, would run into the same batch again.
+    Were it forgotten when a batch took longer than the lease, the next owner, often the same worker, would run into the
+    same batch again.
+
+    Attributes:
+        ticks: most ticks and control entries in the next batch.
+        entries: how many entries to read at once.
+        suspicion: what is known of a batch that cannot be computed.
     """
 
-    entries: int = FIRST_BATCH
+    ticks: int = FIRST_BATCH
+    entries: int = FIRST_ENTRIES
+    suspicion: Suspicion = field(default_factory=Suspicion)
+
+    def read(self, entries: int, units: int) -> None:
+        """Note how many ticks and control entries were in what was read: about one batch is to be read at once."""
+        wanted = max(1, self.ticks * entries // units)
+        self.entries = min(MOST_ENTRIES, wanted, max(FIRST_ENTRIES, 2 * entries))
+
+    @property
+    def units(self) -> int:
+        """Most ticks and control entries in the next batch."""
+        return self.ticks if self.suspicion.most is None else min(self.ticks, self.suspicion.most)
 
 
 class PartitionTask:
@@ -108,7 +139,7 @@ class PartitionTask:
         batch_outputs: int,
         batch_s: float,
         block_ms: int,
-        size: BatchSize,
+        memo: Memo,
         redis_away: Callable[[], bool] = lambda: False,
         start_anew: bool = False,
     ) -> None:
@@ -123,7 +154,7 @@ class PartitionTask:
         self._find_release = find_release
         self._metrics = metrics
         self._most = batch_ticks
-        self._size = size
+        self._memo = memo
         self._batch_outputs = batch_outputs
         self._batch_s = batch_s
         self._block_ms = block_ms
@@ -188,13 +219,9 @@ class PartitionTask:
             self.progress = time.monotonic()
             entries = await self._unless_stopped(self._read(scorer.state.checkpoint))
             if entries:
-                decoded = decode(entries)
-                releases = await self._releases(decoded)
-                answer = cast(Answer, await self._channel.do(partial(self.process, scorer, decoded, releases)))
+                answer = await self._process_all(scorer, decode(entries), backoff)
                 if answer not in (Answer.OK, Answer.DUP):
                     return answer
-                self._said, self._lost = "", 0
-                backoff.reset()
             elif time.monotonic() - looked >= LOOK_EVERY_S:
                 looked = time.monotonic()
                 changed = await self._unless_stopped(self._look(scorer.state))
@@ -202,12 +229,37 @@ class PartitionTask:
                     return changed
         return Answer.OK
 
+    async def _process_all(self, scorer: Scorer, decoded: Decoded, backoff: Backoff) -> Answer:
+        """Carry out what was read, batch by batch, until the answer is not to go on."""
+        cut, within = decoded.begin, scorer.state.within
+        if within is not None:
+            if decoded.id(0) != within[0]:
+                return Answer.GAP
+            cut = Cut(0, within[1])
+        self._memo.read(len(decoded.entries), decoded.units)
+        while cut < decoded.end and not self._stopping.is_set():
+            self.progress = time.monotonic()
+            window = decoded.window(cut, min(self._memo.units, self._most))
+            releases = await self._releases(window)
+            answer = cast(Answer, await self._channel.do(partial(self.process, scorer, window, releases)))
+            if answer not in (Answer.OK, Answer.DUP):
+                return answer
+            self._said, self._lost = "", 0
+            backoff.reset()
+            cut = window.end
+        return Answer.OK
+
     async def _look(self, state: PartitionState) -> Answer | None:
         """What the next commit would find changed; without this, a quiet partition would never find out."""
         stored = await cast(Awaitable[bytes | None], self._client.hget(self.keys.state, "counter"))
         if int(stored or 0) != state.counter:
             return Answer.RESET
-        found = resume(state.checkpoint, await look(self._client, self.keys, state.checkpoint))
+        within = None if state.within is None else state.within[0]
+        seen = await look(self._client, self.keys, state.checkpoint, within)
+        if state.counter and seen.last is not None and not seen.group:
+            log.error("%s: the group of the scorers is gone, making it anew", self.keys.ticks)
+            await restore_group(self._client, self.keys, state.checkpoint, state.entries, modern=self._committer.modern)
+        found = resume(state.tip, seen)
         # A gap is no news while the anchor is known to be gone.
         if found is Resume.ANEW or (found is Resume.GAP and state.anchor == state.checkpoint):
             return Answer.GAP
@@ -216,9 +268,10 @@ class PartitionTask:
     async def _read(self, after: StreamID) -> list[RawEntry]:
         """The next entries, or none if there were none for `block_ms`."""
         streams: dict[Any, Any] = {self.keys.ticks: str(after)}
-        count = min(self._size.entries, self._most)
         with naming(self.keys.ticks):
-            reply: Any = await self._client.xread(streams, count=count, block=self._block_ms)
+            reply: Any = await self._client.xread(
+                streams, count=min(self._memo.entries, self._most), block=self._block_ms
+            )
         return reply[0][1] if reply else []
 
     async def _releases(self, decoded: Decoded) -> dict[str, LoadedRelease]:
@@ -254,26 +307,30 @@ class PartitionTask:
     async def process(self, scorer: Scorer, decoded: Decoded, releases: dict[str, LoadedRelease]) -> Answer:
         """Compute and commit one batch. Called by the agent."""
         began = time.perf_counter()
-        state = scorer.state
-        after, counter = state.anchor, state.counter
+        state, suspicion = scorer.state, self._memo.suspicion
+        after, counter, units = state.anchor, state.counter, decoded.units
+        if suspicion.found:
+            decoded = set_aside(decoded, "poison", f"nothing can be computed with it: {suspicion.why}")
         try:
-            computed = scorer.compute(decoded, releases)
-        # A user's feature set or policy may raise anything; the batch is tried again after a reload, and said.
+            computed = scorer.compute(decoded, releases, careful=suspicion.careful > 0)
+        # A user's feature set or policy may raise anything.
         except Exception as error:
+            another = not isinstance(error, MemoryError) and suspicion.failed(units, f"{type(error).__name__}: {error}")
             raise ComputeFailed(
-                f"computing the batch from {decoded.id(0)} to {decoded.id(-1)} raised {type(error).__name__}: {error} "
-                f"({_where(error)}); nothing of it was written, it is tried again"
+                f"computing the batch from {decoded.id(decoded.begin.position)} on raised {type(error).__name__}: "
+                f"{error} ({_where(error)}); nothing of it was written, it is tried again",
+                wait=not another,
             ) from error
         taken = time.perf_counter() - began
-        entries = len(decoded.entries)
-        self._adapt(taken, entries, len(computed.outputs))
-        if entries > 1 and _arguments(computed) > MOST_ARGUMENTS:
-            self._size.entries = max(1, entries // 4)
+        self._adapt(taken, units, len(computed.outputs))
+        if units > 1 and _arguments(computed) > MOST_ARGUMENTS:
+            self._memo.ticks = max(1, units // 4)
             raise TooLarge(
-                f"{entries} entries cause {len(computed.outputs)} outputs, too many for one commit: reading fewer"
+                f"{units} ticks cause {len(computed.outputs)} outputs, too many for one commit: taking fewer"
             )
         commit = Commit(
-            counter, after, computed.last, state.entries, computed.trim, computed.state, computed.outputs
+            counter, after, computed.last, computed.checkpoint, state.entries, computed.trim, computed.state,
+            computed.outputs, computed.passed,
         )  # fmt: skip
         began = time.perf_counter()
         answer, detail = await self._committer.commit(
@@ -285,14 +342,15 @@ class PartitionTask:
         if answer in (Answer.OK, Answer.DUP):
             state.counter += 1
             self._metrics.batch(self.keys.ticks, computed.counts, taken)
+            suspicion.passed(units, trouble=computed.counts["dead:poison"] > 0)
         return answer
 
-    def _adapt(self, taken: float, entries: int, outputs: int) -> None:
+    def _adapt(self, taken: float, units: int, outputs: int) -> None:
         """Halve the next batch when this one was too long or too full, else let it grow."""
         if taken > self._batch_s or outputs > self._batch_outputs:
-            self._size.entries = max(1, entries // 2)
-        elif entries >= self._size.entries:
-            self._size.entries = min(self._most, self._size.entries * 2)
+            self._memo.ticks = max(1, units // 2)
+        elif units >= self._memo.ticks:
+            self._memo.ticks = min(self._most, self._memo.ticks * 2)
 
     def _waiting(self, code: str, detail: str) -> None:
         self._metrics.committed(self.keys.ticks, "WAIT", None)
@@ -309,6 +367,9 @@ class PartitionTask:
         else:
             expected = isinstance(error, RedisError | OSError | Red10Error)
             self._say(code + str(error), f"{self.keys.ticks}: {error}", None if expected else error)
+        if isinstance(error, ComputeFailed) and not error.wait:
+            backoff.reset()
+            return
         await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:

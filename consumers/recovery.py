@@ -96,14 +96,16 @@ async def recover(
         return await _wiped(client, keys, token, spec, fields)
 
     with naming(keys.ticks):
-        seen = await look(client, keys, state.checkpoint)
-    found = resume(state.checkpoint, seen)
+        seen = await look(client, keys, state.checkpoint, None if state.within is None else state.within[0])
+    found, loss = resume(state.tip, seen), ""
     if found is Resume.ANEW:
-        log.warning("%s ends before the checkpoint %s: a new incarnation begins", keys.ticks, state.checkpoint)
+        loss = f"the stream ended before {state.tip}, up to which it was consumed: it was deleted, or fell back"
+        log.warning("%s ends before the checkpoint %s: a new incarnation begins", keys.ticks, state.tip)
         await _begin_anew(client, keys, token, spec, state, stored=fields[b"counter"], wipe=False)
     elif found is Resume.GAP:
-        log.error("%s lost entries around the checkpoint %s: going on after it", keys.ticks, state.checkpoint)
-        state.anchor = ZERO
+        loss = f"entries around {state.tip}, up to which it was consumed, are gone: what came between is not known"
+        log.error("%s lost entries around the checkpoint %s: going on after it", keys.ticks, state.tip)
+        state.anchor, state.within = ZERO, None
         state.entries = state.entries if seen.gone is None else seen.gone
     await _fill_tails(client, keys, spec, state)
     release = EMPTY
@@ -112,7 +114,10 @@ async def recover(
         if known is None:
             log.error("%s: no model store knows the release %s in force: no forecasts", keys.state, state.release)
         release = known or EMPTY
-    return Recovered(Scorer(spec, keys, state, release), found)
+    scorer = Scorer(spec, keys, state, release)
+    if loss:
+        scorer.note_loss(loss)
+    return Recovered(scorer, found)
 
 
 @contextmanager
@@ -175,7 +180,7 @@ async def _begin_anew(
         str(state.counter + 1),
         secrets.token_hex(8),
         str(state.incarnation),
-        str(state.checkpoint),
+        str(state.tip),
         SCORERS,
         "1" if wipe else "0",
         spec.fingerprint,
@@ -186,6 +191,7 @@ async def _begin_anew(
         raise Fenced(keys.lease)
     state.counter += 1
     state.checkpoint = state.anchor = ZERO
+    state.within = None
     state.entries = 0
 
 

@@ -89,7 +89,7 @@ def post_once(client: redis.Redis, keys: Keys, request: TrainingRequest) -> Stre
     if request.id is None:
         raise ValueError("a request that is posted once needs an id")
     fields = [text for pair in request.to_fields().items() for text in pair]
-    script = files("consumers").joinpath("post_once.lua").read_text("utf-8")
+    script = files("streams").joinpath("append_once.lua").read_text("utf-8")
     found: Any = client.eval(script, 2, keys.requests, keys.posted, str(KEPT_IDS), request.id, *fields)
     return None if found is None else StreamID.parse(found)
 

@@ -4,17 +4,18 @@
 entries, and of nothing else; no clock, no store, no other partition is read. Releases are content-addressed, so a
 release named by an entry is the same for whoever loads it; the caller loads them first (`releases_in`).
 
-`compute` changes the scorer's state in memory. If the commit of the result does not land, the scorer is dropped and
-built anew from what is stored.
+`compute` changes the scorer's state in memory. If the commit of the result does not land, or `compute` raises, the
+scorer is dropped and built anew from what is stored. What raises, other than a fault of Red10's own, is users' code,
+feature sets and policies; `careful` has that cost one bar its forecast (`consumers.poison`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,11 @@ from consumers.outputs import Close, Fields, Forecast
 from consumers.paper import mark, ratio
 from consumers.policy import Outlook
 from consumers.spec import Spec
-from consumers.state import SCHEMA, PartitionState, SeriesState, add_symbol, symbol_field
+from consumers.state import SCHEMA, PartitionState, SeriesState, add_symbol, symbol_field, within_text
 from consumers.targets import VOLUME_BARS
 from modelstore.loaded import LoadedRelease, SeriesModels
-from streams.codec import Clock, Decoded, ReleaseSwitch, TickRun
+from streams.codec import raw_fields
+from streams.decoded import Clock, Decoded, ReleaseSwitch, TickRun, Unusable
 from streams.errors import BadName
 from streams.ids import Source, StreamID
 from streams.keys import PartitionKeys
@@ -38,6 +40,8 @@ from streams.series import check_symbol, partition_of
 
 #: The year 2255. No tick or clock may lie beyond it, whatever its entry's time, so that ns stay within 64 bits.
 _LAST_NS = 9_000_000_000_000_000_000
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -47,7 +51,9 @@ class Computed:
     Attributes:
         outputs: (key, flat fields), in order.
         state: state fields that changed.
-        last: the last entry of the batch.
+        last: the last entry of the batch, if only in part.
+        checkpoint: the last entry that is done with.
+        passed: entries that are done with since the batch before.
         trim: input before this entry may go.
         counts: `ticks`, `bars`, `predictions`, `outcomes`, and `dead:REASON`, `signals:SIDE`.
     """
@@ -55,6 +61,8 @@ class Computed:
     outputs: list[tuple[str, Fields]]
     state: dict[str, str | bytes]
     last: StreamID
+    checkpoint: StreamID
+    passed: int
     trim: StreamID
     counts: Counter[str]
 
@@ -64,12 +72,23 @@ class _Batch:
     """One batch being computed."""
 
     decoded: Decoded
+    careful: bool = False
     outputs: list[tuple[str, Fields]] = field(default_factory=list)
     dead: list[tuple[int, int, Fields]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     cause: tuple[int, int] = (-1, -1)
     ordinal: int = 0
+
+
+def set_aside(decoded: Decoded, reason: str, detail: str) -> Decoded:
+    """A batch with none of its ticks and control entries used."""
+    cut = decoded.begin
+    for part in decoded.parts:
+        cut = part.cut(0) if isinstance(part, TickRun) else type(cut)(part.position, 0)
+        break
+    aside = Unusable(reason, detail, cut.position, cut.tick)
+    return replace(decoded, parts=[], unusable=[*decoded.unusable, aside])
 
 
 def releases_in(decoded: Decoded) -> list[str]:
@@ -88,19 +107,33 @@ class Scorer:
         self._names: dict[tuple[int, int], str] = {}
         self._bars_keys: dict[tuple[int, int], str] = {}
         self._plans: dict[tuple[str, ...], GroupPlan] = {}
+        self._lost: Fields | None = None
 
-    def compute(self, decoded: Decoded, releases: Mapping[str, LoadedRelease]) -> Computed:
+    def note_loss(self, detail: str) -> None:
+        """Put on record, with the next batch, that input was lost after what is consumed."""
+        src = Source(self.state.incarnation, self.state.checkpoint, 0, 0)
+        self._lost = outputs.dead_fields("gap", detail, src, [])
+
+    def compute(self, decoded: Decoded, releases: Mapping[str, LoadedRelease], *, careful: bool = False) -> Computed:
         """Compute one batch.
 
         Args:
-            decoded: at least one entry.
+            decoded: a batch or a window of one, with something in it; windows of a batch one after the other.
             releases: the releases that the batch switches to; one that is missing here exists in no store, and the
                 entry that names it becomes a dead letter.
+            careful: put what users' code raises on record instead of raising it.
+
+        Raises:
+            Exception: whatever the feature set or the policy raises, unless `careful`.
         """
         state = self.state
-        batch = _Batch(decoded)
+        batch = _Batch(decoded, careful)
+        if self._lost is not None:
+            batch.dead.append((-1, 0, self._lost))
+            batch.counts["dead:gap"] += 1
+            self._lost = None
         for item in decoded.unusable:
-            self._bury(batch, item.reason, item.detail, item.position, 0)
+            self._bury(batch, item.reason, item.detail, item.position, item.tick)
         for part in decoded.parts:
             if isinstance(part, TickRun):
                 self._take_ticks(batch, part)
@@ -110,26 +143,29 @@ class Scorer:
                 self._switch(batch, part, releases)
         batch.dead.sort(key=lambda letter: letter[:2])
         batch.outputs += [(self.keys.dead, fields) for _, _, fields in batch.dead]
-        last = decoded.id(-1)
-        state.checkpoint = state.anchor = last
-        state.entries += len(decoded.entries)
+        end = decoded.end
+        if decoded.passed:
+            state.checkpoint = state.anchor = decoded.id(end.position - 1)
+        state.within = (decoded.id(end.position), end.tick) if end.tick else None
+        state.entries += decoded.passed
         clock = state.builder.clock
         changed: dict[str, str | bytes] = {
             "schema": SCHEMA,
             "fingerprint": self.spec.fingerprint,
             "incarnation": str(state.incarnation),
+            "within": within_text(state.within),
             "release": state.release,
             "clock": str(clock) if clock != NEVER else "",
         }
         changed.update(symbol_field(state, slot) for slot in sorted(batch.touched))
-        trim = StreamID(max(0, last.ms - self.spec.keep_ticks_ms), 0)
-        return Computed(batch.outputs, changed, last, min(trim, last), batch.counts)
+        trim = min(state.checkpoint, StreamID(max(0, state.tip.ms - self.spec.keep_ticks_ms), 0))
+        return Computed(batch.outputs, changed, state.tip, state.checkpoint, decoded.passed, trim, batch.counts)
 
     # Input
 
     def _take_ticks(self, batch: _Batch, run: TickRun) -> None:
         slots = self.state.slots
-        slot = np.array([slots.get(symbol, -1) for symbol in run.symbols], np.int64)
+        slot = np.array([slots.get(symbol, -1) for symbol in run.table], np.int64)[run.code]
         for index in np.flatnonzero(slot < 0):
             slot[index] = self._new_symbol(batch, run, int(index))
         ahead = (slot >= 0) & (run.ts > self._latest_ns(batch.decoded.ms)[run.position])
@@ -169,7 +205,7 @@ class Scorer:
         return np.minimum(entry_ms, (_LAST_NS - ahead) // 1_000_000).astype(np.int64) * 1_000_000 + ahead
 
     def _new_symbol(self, batch: _Batch, run: TickRun, index: int) -> int:
-        raw = run.symbols[index]
+        raw = run.table[run.code[index]]
         known = self.state.slots.get(raw)
         if known is not None:
             return known
@@ -205,7 +241,7 @@ class Scorer:
 
     def _bury(self, batch: _Batch, reason: str, detail: str, position: int, tick: int) -> None:
         src = Source(self.state.incarnation, batch.decoded.id(position), tick, 0)
-        fields = outputs.dead_fields(reason, detail, src, batch.decoded.entries[position][1])
+        fields = outputs.dead_fields(reason, detail, src, raw_fields(batch.decoded, position, tick))
         batch.dead.append((position, tick, fields))
         batch.counts[f"dead:{reason}"] += 1
 
@@ -225,7 +261,7 @@ class Scorer:
         Args:
             closed: CLOSED (m,); `by` indexes `position` and `tick`, or is the position itself if `by_position`.
         """
-        closings = [self._advance(item) for item in closed]
+        closings = [self._advance(batch, item, self._cause(item, position, tick, by_position)) for item in closed]
         rows: list[NDArray[np.float32]] = []
         groups: list[SeriesModels] = []
         for closing in closings:
@@ -235,8 +271,7 @@ class Scorer:
                     groups.append(group)
         margins = iter(self._release.score(np.stack(rows), groups) if rows else [])
         for item, closing in zip(closed, closings, strict=True):
-            by = 0 if by_position else int(item["by"])
-            cause = (int(position[by]), int(tick[by]))
+            cause = self._cause(item, position, tick, by_position)
             if cause != batch.cause:
                 batch.cause, batch.ordinal = cause, 0
             key = (int(item["slot"]), int(item["interval"]))
@@ -247,7 +282,29 @@ class Scorer:
             self._put(batch, key, closing)
         batch.counts["bars"] += len(closings)
 
-    def _advance(self, item: Any) -> Closing:
+    @staticmethod
+    def _cause(item: Any, position: NDArray[np.int64], tick: NDArray[np.int64], by_position: bool) -> tuple[int, int]:
+        """Position and tick of what closed a bar."""
+        by = 0 if by_position else int(item["by"])
+        return int(position[by]), int(tick[by])
+
+    def _asked(self, batch: _Batch, close: Close, cause: tuple[int, int], what: str, ask: Callable[[], T]) -> T | None:
+        """What users' code answers; `None`, and a dead letter, if it raises and the batch is computed carefully."""
+        if not batch.careful:
+            return ask()
+        try:
+            return ask()
+        except MemoryError:  # of no concern to this bar
+            raise
+        except Exception as error:
+            detail = f"{what} raised {type(error).__name__}: {error}"
+            src = Source(self.state.incarnation, batch.decoded.id(cause[0]), cause[1], 0)
+            raw = [b"kind", b"bar", b"series", close.series.encode(), b"bar", str(close.number).encode()]
+            batch.dead.append((*cause, outputs.dead_fields("poison", detail, src, raw)))
+            batch.counts["dead:poison"] += 1
+            return None
+
+    def _advance(self, batch: _Batch, item: Any, cause: tuple[int, int]) -> Closing:
         """Number a closed bar, add it to its series' tail, and take from the tail all that its outputs need.
 
         The tail moves on with the next bar of the same series, which may be in this very batch.
@@ -271,7 +328,10 @@ class Scorer:
         window = series.tail.window(self.spec.features.window) if group is not None else None
         if group is not None and window is not None:
             closing.group, closing.challengers = group, self._release.challengers(name)
-            closing.row = feature_row(self.spec.features, window)
+            features = self.spec.features
+            closing.row = self._asked(
+                batch, close, cause, f"the feature set {features.name}", lambda: feature_row(features, window)
+            )
         account = series.account
         if group is not None or series.log.newest >= 0 or account.held or account.target:
             tail = series.tail.last(self.spec.tail_bars)
@@ -321,7 +381,13 @@ class Scorer:
         batch.counts["predictions"] += 1
         targets = self._plan(group).targets
         outlook = Outlook(close.series, close.end, close.ohlcv[3], targets, forecast.values, ~forecast.in_sample)
-        series.policy, decision = self.spec.policy.decide(series.policy, outlook)
+        policy = self.spec.policy
+        decided = self._asked(
+            batch, close, batch.cause, f"the policy {policy.name}", lambda: policy.decide(series.policy, outlook)
+        )
+        if decided is None:
+            return
+        series.policy, decision = decided
         if decision is None:
             return
         series.account = series.account.decided(decision.position, decision.cost)

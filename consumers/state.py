@@ -5,10 +5,11 @@ Owns the fields of `red10:{T:p}:state` (hash):
     schema       format of this hash, 2
     fingerprint  SHA-256 of what shapes the outputs: pipeline, feature set, policy
     incarnation  how often the input stream began anew
-    checkpoint   the last entry consumed (written by the script, as are the next three)
+    checkpoint   the last entry consumed as a whole (written by the script, as are the next three)
     counter      commits so far
     nonce        of the last commit
     entries      input entries passed in this incarnation
+    within       ENTRY:TICK: of the entry after the checkpoint, a block, the ticks before TICK are consumed; "" for none
     release      id of the release in force, "" for none
     clock        latest clock entry, ns, "" for none
     s:SYMBOL     JSON [watermark, [[next bar number, policy state, [open bar, …], paper account] per interval]]
@@ -62,7 +63,8 @@ class PartitionState:
     """Everything that computing the next batch depends on, besides the batch.
 
     Attributes:
-        checkpoint: the last entry consumed, from which reading goes on.
+        checkpoint: the last entry consumed as a whole, from which reading goes on.
+        within: the entry after it, if some of its ticks are consumed, and how many.
         anchor: the entry that the next commit checks; `ZERO` when the checkpoint's own entry is known to be gone.
         series: per (slot, interval index).
     """
@@ -70,12 +72,18 @@ class PartitionState:
     builder: BarBuilder
     incarnation: int = 0
     checkpoint: StreamID = ZERO
+    within: tuple[StreamID, int] | None = None
     anchor: StreamID = ZERO
     counter: int = 0
     entries: int = 0
     release: str = ""
     series: dict[tuple[int, int], SeriesState] = field(default_factory=dict)
     slots: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def tip(self) -> StreamID:
+        """The last entry of which anything is consumed."""
+        return self.checkpoint if self.within is None else self.within[0]
 
 
 def fingerprint(pipeline: bytes, features: Mapping[str, Any], policy: tuple[str, int]) -> str:
@@ -119,6 +127,7 @@ def read_state(fields: Mapping[bytes, bytes], state: PartitionState, *, spec: Sp
     try:
         state.incarnation = int(fields[b"incarnation"])
         state.checkpoint = state.anchor = StreamID.parse(fields[b"checkpoint"])
+        state.within = _within(fields.get(b"within", b""))
         state.counter = int(fields[b"counter"])
         state.entries = int(fields[b"entries"])
         state.release = fields[b"release"].decode()
@@ -131,6 +140,16 @@ def read_state(fields: Mapping[bytes, bytes], state: PartitionState, *, spec: Sp
             f"{where} is damaged ({error!r}): start anew with `red10 worker --start-anew`"
         ) from error
     return state
+
+
+def within_text(within: tuple[StreamID, int] | None) -> str:
+    """The state field `within`."""
+    return "" if within is None else f"{within[0]}:{within[1]}"
+
+
+def _within(raw: bytes) -> tuple[StreamID, int] | None:
+    entry, _, tick = raw.partition(b":")
+    return (StreamID.parse(entry), int(tick)) if raw else None
 
 
 def _read_symbol(state: PartitionState, symbol: bytes, raw: bytes, spec: Spec) -> None:

@@ -2,28 +2,31 @@
 
 For each batch of requests, in this order:
 
-1. read the bars and fit, in training processes;
+1. read the bars and fit, in training processes; check the versions, in another (`consumers.checker`);
 2. store the versions, series by series, as they are done (identity is content, so that storing again changes nothing);
 3. give them their aliases in *one* release: champion where the model has none, else challenger;
 4. wait until a completed save of the models Redis covers all of this;
-5. add the results and acknowledge the requests, in one MULTI.
+5. add the results and acknowledge the requests, in one step.
 
-A crash after any step leaves the requests pending. They are done again with the same digests: one version each, and a
-release that changes nothing. A models Redis that restarted between 2 and 4 may have forgotten what was written before;
-its run id then differs, and the batch is done again before it is acknowledged.
+A crash after any step leaves the requests pending. They are done again with the same digests: one version each, a
+release that changes nothing, and one result (`consumers.request_queue`). A models Redis that restarted between 2 and 4
+may have forgotten what was written before; its run id then differs, and the batch is done again before it is
+acknowledged.
 
 What cannot be done is answered with `refused` (the request is wrong, or there are too few bars) or `failed` (the fit
-went wrong), and acknowledged: no request blocks those behind it. A Redis that is away is waited for.
+went wrong), and acknowledged: no request blocks those behind it. A request that trainers die of is answered `failed`
+when it was delivered too often. A Redis that is away is waited for, and so is a key that holds something else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import redis
@@ -31,19 +34,21 @@ import redis.asyncio
 from numpy.typing import NDArray
 from redis.exceptions import ResponseError
 
+from consumers.checker import Checker
+from consumers.deliveries import How
 from consumers.features import FeatureSet, load_feature_set
 from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
 from consumers.fitpool import FitFailure, FitPool, processes_wanted
 from consumers.history import read_bars
 from consumers.patience import Patience, Stopped
 from consumers.plans import Plan, Refusal, check_bars, split
-from consumers.request_queue import KEEP_EVERY_S, Entry, RequestQueue
+from consumers.request_queue import Entry, Limits, RequestQueue
 from consumers.training import Answer, Work, alias_changes, join, results_of, sort_out
 from modelstore.errors import NotFound, ReleaseConflict
 from modelstore.releases import Releases
 from modelstore.saves import SaveBarrier, SaveFailed
 from modelstore.store import ModelStore
-from streams.errors import Red10Error
+from streams.errors import BrokenKey, Red10Error
 from streams.ids import StreamID
 from streams.records import TrainingResult
 from streams.tenant import Tenant
@@ -52,6 +57,8 @@ log = logging.getLogger(__name__)
 
 #: How long a stopping trainer still waits for its batch before it abandons it, s.
 GRACE_S = 2.0
+#: How long it then tries to give the batch's requests back, s.
+LEAVE_S = 1.0
 #: How long one save may take before it is said and waited for again, s: a store of 100 GB takes some minutes.
 SAVE_TIMEOUT_S = 900.0
 
@@ -63,6 +70,9 @@ class TrainerOptions:
     parameters: FitParameters
     max_bars: int
     processes: int  #: 0: one per core
+    limits: Limits = field(default_factory=Limits)
+    check_memory_mb: int = 2048
+    check_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class Trainer:
         options: TrainerOptions,
         consumer: str,
         pool: FitPool | None = None,
+        on_delivery: Callable[[How], None] = lambda how: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put a trainer together; nothing is sent yet.
@@ -108,8 +119,9 @@ class Trainer:
             streams: the streams role; its time-out must lie above `block_ms` of `read`.
             bars: a blocking client of the streams role, to read bars in threads.
             models: a blocking client of the models role.
-            consumer: a name that stays the same over restarts, so that pending requests are found at once.
+            consumer: a name that no other process has (`consumers.identity`).
             pool: where fits run.
+            on_delivery: told of every request that is taken.
             clock: seconds, monotonic.
 
         Raises:
@@ -121,13 +133,14 @@ class Trainer:
         self._consumer = consumer
         self._clock = clock
         self._features: FeatureSet = load_feature_set(tenant.pipeline.feature_set)
-        self._queue = RequestQueue(streams, tenant.keys, consumer)
+        self._queue = RequestQueue(streams, tenant.keys, consumer, options.limits, on_delivery=on_delivery)
         self._models = models
         self._store = ModelStore(models, tenant.keys)
         self._releases = Releases(models, tenant.keys)
         self._abandoned = threading.Event()
         self._saves = SaveBarrier(models, sleep=self._sleep)
         self._pool = pool or FitPool(processes_wanted(options.processes))
+        self._checker = Checker(options.check_memory_mb, options.check_timeout_s)
         self._stop = asyncio.Event()
         self._streams_patience = Patience("streams", self._stop)
         self._models_patience = Patience("models", self._stop)
@@ -151,6 +164,7 @@ class Trainer:
         """End the training processes. The clients stay open: they were passed in."""
         self._stop.set()
         self._pool.close()
+        self._checker.close()
 
     async def read(self, block_ms: int) -> list[Entry]:
         """The next requests, or none after `block_ms` or when stopped; a Redis that is away is waited for.
@@ -161,21 +175,22 @@ class Trainer:
         if self._stop.is_set():
             return []
         try:
-            return await self._streams_patience(lambda: self._queue.read(block_ms))
+            return await self._streams_patience(lambda: self._queue.read(block_ms), also=(BrokenKey,))
         except Stopped:
             return []
 
     async def handle(self, batch: Sequence[Entry]) -> BatchReport:
-        """Carry out a batch and acknowledge it; when stopped meanwhile, finish within the grace or leave it pending.
+        """Carry out a batch and acknowledge it; when stopped meanwhile, finish within the grace or give it back.
 
         Raises:
             redis.RedisError: waiting will not help; the batch stays pending.
         """
         if not batch or self._stop.is_set():
             return BatchReport()
+        entries = [entry for entry, _ in batch]
         work = asyncio.create_task(self._handle(batch))
         stop = asyncio.create_task(self._stop.wait())
-        tasks = (work, stop, asyncio.create_task(self._keep([entry for entry, _ in batch])))
+        tasks = (work, stop, asyncio.create_task(self._keep(entries)))
         try:
             await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -183,28 +198,45 @@ class Trainer:
             if work.done():
                 return work.result()
             self._abandoned.set()
-            return BatchReport()
+            await self._leave(entries, "its trainer was stopped", give_back=True)
         except Stopped:
-            return BatchReport()
+            await self._leave(entries, "its trainer was stopped", give_back=True)
         except _Again as again:
             log.warning("training is done again: %s", again)
-            return BatchReport()
+            await self._leave(entries, str(again), give_back=False)
+        except Exception as error:
+            await self._leave(entries, f"its trainer failed: {error}", give_back=False)
+            raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        return BatchReport()
+
+    async def _leave(self, entries: Sequence[StreamID], reason: str, *, give_back: bool) -> None:
+        """Say why requests were left undone; if that cannot be said now, they stay pending without it."""
+        with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
+            await asyncio.wait_for(self._queue.leave(entries, reason, give_back=give_back), LEAVE_S)
 
     async def _keep(self, entries: Sequence[StreamID]) -> None:
+        """Keep requests from being taken over while they are worked on."""
+        kept, said = set(entries), False
         while True:
-            await asyncio.sleep(KEEP_EVERY_S)
+            await asyncio.sleep(self._options.limits.keep_every_s)
             try:
-                await self._streams_patience(lambda: self._queue.keep(entries))
+                mine = set(await self._streams_patience(lambda: self._queue.keep(entries)))
             except Stopped:
                 return
             except redis.RedisError as error:
                 # The work goes on. At worst another trainer does the same again, which gives the same versions.
-                log.error("requests cannot be kept from other trainers: %s", error)
-                return
+                if not said:
+                    log.error("requests cannot be kept from other trainers: %s", error)
+                said = True
+                continue
+            if kept - mine:
+                lost = ", ".join(map(str, sorted(kept - mine)))
+                log.warning("another trainer took over %s while this one did not answer", lost)
+            kept &= mine
 
     async def _handle(self, batch: Sequence[Entry]) -> BatchReport:
         began = self._clock()
@@ -248,6 +280,11 @@ class Trainer:
                 log.error("fitting %s failed: %s", work.plan.series, part.trace or part.reason)
                 return
         versions = join(work, [part for part in fitted if isinstance(part, FitOutcome)])
+        reason = await self._checker.check(versions) if versions else None
+        if reason is not None:
+            work.fail(reason)
+            log.error("new versions of %s are not stored: %s", work.plan.series, reason)
+            return
         if versions:
             await self._models_patience(lambda: asyncio.to_thread(self._store.put_many, versions))
             work.stored(versions)
@@ -329,16 +366,4 @@ class Trainer:
         return await self._models_patience(lambda: asyncio.to_thread(ask))
 
     async def _answer(self, results: Sequence[Answer]) -> None:
-        lost: BaseException | None = None
-
-        async def attempt() -> None:
-            nonlocal lost
-            if lost is not None and await self._queue.landed(results, lost):
-                return
-            try:
-                await self._queue.answer(results)
-            except (redis.RedisError, OSError) as error:
-                lost = error
-                raise
-
-        await self._streams_patience(attempt)
+        await self._streams_patience(lambda: self._queue.answer(results), also=(BrokenKey,))

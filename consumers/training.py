@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from consumers.deliveries import Fields
 from consumers.fit import FitOutcome
 from consumers.plans import Plan, Refusal, decide
-from consumers.request_queue import Entry, Fields
+from consumers.request_queue import Entry
 from modelstore.names import CHALLENGER, CHAMPION
 from modelstore.release import Aliases, AliasKey
 from modelstore.verdicts import Note

@@ -58,4 +58,4 @@ class Forest:
 
 
 #: What is wrong with a forest that a kernel's `first_bad` finds.
-OUTSIDE = "has trees that lead outside it, or do not end"
+OUTSIDE = "has trees that lead outside it, do not end, or hold what is no number"

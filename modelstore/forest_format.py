@@ -67,6 +67,10 @@ MAX_FEATURES = 32_767
 MAX_PERFECT_DEPTH = 15
 #: Depth in the tables below that stands for the sparse layout.
 SPARSE = -1
+#: Keys of -inf and inf: what lies beyond is the key of no number.
+SMALLEST_KEY, LARGEST_KEY = -0x7F800001, 0x7F800000
+#: Step of a node that is a leaf.
+LEAF_STEP = 0
 
 HEADER = np.dtype(
     [

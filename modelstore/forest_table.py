@@ -55,15 +55,15 @@ class ForestTable:
         """Join the forests and check all but their bodies.
 
         Args:
-            trusted: so many of the first forests come from a table already, their checksums are not checked again.
+            trusted: the checksums of so many of the first forests are not checked: they come from a table already, or
+                were held against a digest.
 
         Raises:
             BadForest: a checksum does not hold, a header or an output cannot be, a length is not what its header says.
         """
         lengths = np.array([len(blob) for blob in blobs], np.int64)
         _refuse((lengths < HEADER.itemsize) | (lengths % 4 != 0), "is not a whole number of words, or has no header")
-        words = np.frombuffer(b"".join(blobs), "<i4")
-        ends = np.cumsum(lengths) // 4
+        words, ends = _join(blobs, lengths), np.cumsum(lengths) // 4
         starts = ends - lengths // 4
         head = words[starts[:, None] + np.arange(HEADER.itemsize // 4)].view(HEADER).reshape(len(blobs))
         _refuse(head["magic"] != MAGIC, "is no forest: it does not begin with R10F")
@@ -81,6 +81,16 @@ class ForestTable:
         body["depth"], body["features"] = np.where(sparse, SPARSE, depth), head["features"]
         first = np.concatenate([[0], np.cumsum(outputs)])
         return cls(words, ends, head, body, first, _segments(words, body, first))
+
+
+def _join(blobs: Sequence[bytes | memoryview], lengths: NDArray[np.int64]) -> NDArray[np.int32]:
+    # Not bytes.join: numpy asks the system for large pages, which takes a third of the time and is read faster.
+    words = np.empty(int(lengths.sum()) // 4, "<i4")
+    to, ends = words.data.cast("B") if len(words) else memoryview(bytearray()), np.cumsum(lengths).tolist()
+    for blob, begin, end in zip(blobs, [0, *ends], ends, strict=False):
+        to[begin:end] = blob
+    words.flags.writeable = False
+    return words
 
 
 def _check_checksums(words: NDArray[np.int32], ends: NDArray[np.int64], head: Table, trusted: int) -> None:
@@ -110,7 +120,7 @@ def _segments(words: NDArray[np.int32], body: Table, first: NDArray[np.int64]) -
     """The outputs of all forests.
 
     Raises:
-        BadForest: the counts of trees fall, or do not end with the number of trees.
+        BadForest: the counts of trees fall, or do not end with the number of trees; a first margin is not finite.
     """
     outputs = np.diff(first)
     forest = np.repeat(np.arange(len(body)), outputs)
@@ -130,4 +140,7 @@ def _segments(words: NDArray[np.int32], body: Table, first: NDArray[np.int64]) -
     found["roots"] = np.where(sparse, owner["at"] + begins, 0)
     found["trees"], found["depth"] = ends - begins, owner["depth"]
     found["base"] = words.view("<f4")[bases_at]
+    infinite = ~np.isfinite(found["base"])
+    if infinite.any():
+        raise BadForest(int(forest[infinite.argmax()]), "begins with a margin that is not finite")
     return found

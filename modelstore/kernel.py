@@ -1,32 +1,35 @@
 """Scoring: many forests, many rows, one call.
 
 A `ForestPack` is the forests of a release, joined into one piece of memory, checked once and never changed; threads may
-share it. The work is done by `modelstore.kernel_numba` where numba is installed (it gives up the GIL), otherwise by
+share it. The work is done by `modelstore.kernel_native` where numba is installed (it gives up the GIL), otherwise by
 `modelstore.kernel_numpy`: the same bits, slower. Nothing else is needed to score: no XGBoost, no Redis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstore import kernel_numpy
+from modelstore import kernel_native, kernel_numpy
 from modelstore.errors import BadModel
 from modelstore.forest import OUTSIDE
 from modelstore.forest_format import BadForest, Table, Transform, row_keys
 from modelstore.forest_table import ForestTable
+from modelstore.native import installed
 from modelstore.trees import Trees, encode_forest
 
 
 class Kernel(Protocol):
-    """What `modelstore.kernel_numba` and `modelstore.kernel_numpy` both are."""
+    """What `modelstore.kernel_native` and `modelstore.kernel_numpy` both are."""
 
     def first_bad(self, words: NDArray[np.int32], bodies: Table) -> int:
-        """The first of `bodies` that would read outside itself or not end; -1 if none would."""
+        """The first of `bodies` that would read outside itself, not end, or hold no numbers; -1 if none is."""
         ...
 
     def score(
@@ -41,18 +44,10 @@ class Kernel(Protocol):
         ...
 
 
-def _installed() -> Kernel:
-    try:
-        from modelstore import kernel_numba
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
-        return kernel_numpy
-    return kernel_numba
-
-
 #: The kernel that this process scores with.
-KERNEL: Kernel = _installed()
+KERNEL: Kernel = kernel_native if installed() else kernel_numpy
+#: Fewest pairs of a row and an output that a thread of its own is worth, which takes about 0.1 ms to start.
+_THREAD_PAIRS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,20 +65,31 @@ class ForestPack:
     kernel: Kernel = KERNEL
 
     @classmethod
-    def build(cls, blobs: Sequence[bytes], feature_count: int | None = None, kernel: Kernel = KERNEL) -> Self:
+    def build(
+        cls,
+        blobs: Sequence[bytes],
+        feature_count: int | None = None,
+        kernel: Kernel = KERNEL,
+        *,
+        hashed: bool = False,
+    ) -> Self:
         """Join and check forests; their place in `blobs` is their number in the pack.
 
         Args:
             feature_count: how many features each must take; left out: as many as the first.
+            hashed: the bytes were held against a digest, which makes their checksums needless. All else is checked.
 
         Raises:
             BadForest: one is damaged, hostile, of an unknown version, or takes another number of features; it carries
                 the forest's place in `blobs`.
         """
-        return cls._checked(blobs, 0, feature_count, kernel)
+        return cls._checked(blobs, 0, feature_count, kernel, hashed)
 
-    def replace(self, keep: Sequence[int], blobs: Sequence[bytes]) -> Self:
+    def replace(self, keep: Sequence[int], blobs: Sequence[bytes], *, hashed: bool = False) -> Self:
         """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
+
+        Args:
+            hashed: as in `build`.
 
         Raises:
             BadForest: as in `build`; the position counts the kept ones too.
@@ -92,13 +98,18 @@ class ForestPack:
         _check_index("keep", np.asarray(keep, np.int64), len(self))
         ends, data = (4 * self.table.ends).tolist(), self.table.words.data.cast("B")
         kept = [data[ends[number - 1] if number else 0 : ends[number]] for number in keep]
-        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel)
+        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel, hashed)
 
     @classmethod
     def _checked(
-        cls, blobs: Sequence[bytes | memoryview], trusted: int, feature_count: int | None, kernel: Kernel
+        cls,
+        blobs: Sequence[bytes | memoryview],
+        trusted: int,
+        feature_count: int | None,
+        kernel: Kernel,
+        hashed: bool,
     ) -> Self:
-        table = ForestTable.read(blobs, trusted)
+        table = ForestTable.read(blobs, len(blobs) if hashed else trusted)
         bad = kernel.first_bad(table.words, table.body[trusted:])
         if bad >= 0:
             raise BadForest(trusted + bad, OUTSIDE)
@@ -119,7 +130,12 @@ class ForestPack:
         return int(self.table.header["outputs"][forest])
 
     def score_pairs(
-        self, rows: NDArray[np.float32], row_index: NDArray[np.integer], forest_index: NDArray[np.integer]
+        self,
+        rows: NDArray[np.float32],
+        row_index: NDArray[np.integer],
+        forest_index: NDArray[np.integer],
+        *,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Margins of single-output forests.
 
@@ -129,6 +145,7 @@ class ForestPack:
             rows: float32 (n, n_features); NaN is missing.
             row_index: the row of each pair, integers (k,).
             forest_index: the forest of each pair, integers (k,).
+            threads: how many threads share the pairs out; the result does not depend on it.
 
         Returns:
             float32 (k,).
@@ -137,7 +154,7 @@ class ForestPack:
             BadModel: the rows have another number of features, or a forest has several outputs.
             IndexError: there is no such row or forest.
         """
-        return self.margins(rows, row_index, forest_index, outputs=1)[:, 0]
+        return self.margins(rows, row_index, forest_index, outputs=1, threads=threads)[:, 0]
 
     def margins(
         self,
@@ -145,6 +162,8 @@ class ForestPack:
         row_index: NDArray[np.integer],
         forest_index: NDArray[np.integer],
         outputs: int | None = None,
+        *,
+        threads: int = 1,
     ) -> NDArray[np.float32]:
         """Margins of forests that all have the same number of outputs; otherwise as `score_pairs`.
 
@@ -154,8 +173,7 @@ class ForestPack:
         Returns:
             float32 (k, outputs).
         """
-        # Copies, so that the compiled code always gets the one kind of array that it was compiled for.
-        row, forest = np.array(row_index, np.int64), np.array(forest_index, np.int64)
+        row, forest = np.ascontiguousarray(row_index, np.int64), np.ascontiguousarray(forest_index, np.int64)
         if rows.ndim != 2 or (len(self) and rows.shape[1] != self.n_features):
             raise BadModel(f"the rows have shape {rows.shape}, the forests take (n, {self.n_features})")
         if row.ndim != 1 or row.shape != forest.shape:
@@ -173,8 +191,24 @@ class ForestPack:
         keys = row_keys(np.asarray(rows, np.float32))
         if outputs > 1:
             row, first = np.repeat(row, outputs), (first[:, None] + np.arange(outputs)).reshape(-1)
-        scores = self.kernel.score(self.table.words, self.table.segments, keys, row, first)
-        return scores.reshape(len(forest), outputs)
+        return self._score(keys, row, first, threads).reshape(len(forest), outputs)
+
+    def _score(
+        self, keys: NDArray[np.int32], row: NDArray[np.int64], segment: NDArray[np.int64], threads: int
+    ) -> NDArray[np.float32]:
+        """Margins of pairs: each is one thread's alone, so that it does not matter how they are shared out."""
+        words, segments, score = self.table.words, self.table.segments, self.kernel.score
+        threads = min(threads, len(row) // _THREAD_PAIRS)
+        if threads <= 1:
+            return score(words, segments, keys, row, segment)
+        cuts = [len(row) * part // threads for part in range(threads + 1)]
+        with ThreadPoolExecutor(threads - 1, "score") as pool:
+            others = [
+                pool.submit(score, words, segments, keys, row[begin:end], segment[begin:end])
+                for begin, end in pairwise(cuts[1:])
+            ]
+            own = score(words, segments, keys, row[: cuts[1]], segment[: cuts[1]])
+            return np.concatenate([own, *(other.result() for other in others)])
 
     def transform(self, margins: NDArray[np.float32], forest: int) -> NDArray[np.float32]:
         """What `Booster.predict` gives for margins of a forest; see `predictions`."""

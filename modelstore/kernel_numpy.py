@@ -1,7 +1,7 @@
-"""The scoring kernel in numpy alone: the same bits as `modelstore.kernel_numba`, slower.
+"""The scoring kernel in numpy alone: the same bits as `modelstore.kernel_native`, slower.
 
 For a small device that scores a few exported models with nothing else installed. It works forest by forest, all its
-rows and trees at once. Arguments are as in `modelstore.kernel_numba`.
+rows and trees at once. Arguments are as in `modelstore.kernel_native`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstore.forest_format import SPARSE, Table, record_words
+from modelstore.forest_format import LARGEST_KEY, LEAF_STEP, SMALLEST_KEY, SPARSE, Table, record_words
 
 #: Most (row, tree) pairs at once: bounds the memory of a call at about 50 MB.
 _CHUNK = 2**20
 
 
 def first_bad(words: NDArray[np.int32], bodies: Table) -> int:
-    """The first of `bodies` (BODY) that would read outside itself or not end; -1 if none would."""
+    """The first of `bodies` (BODY) that would read outside itself, not end, or hold no numbers; -1 if none is."""
     for position, body in enumerate(bodies):
         check = _sparse_is_sound if body["depth"] == SPARSE else _perfect_is_sound
         if not check(words, body):
@@ -62,14 +62,25 @@ def _perfect_records(words: NDArray[np.int32], at: int, trees: int, depth: int) 
 
 
 def _tests(records: NDArray[np.int32], depth: int) -> NDArray[np.uint16]:
-    splits = 2**depth - 1
-    return records[:, 2 * splits + 1 :].view("<u2")[:, :splits]
+    """The tests of each record, and behind them the unused one."""
+    return records[:, 2 ** (depth + 1) - 1 :].view("<u2")
+
+
+def _are_keys(words: NDArray[np.int32]) -> bool:
+    return not words.size or bool(words.min() >= SMALLEST_KEY and words.max() <= LARGEST_KEY)
+
+
+def _are_finite(words: NDArray[np.int32]) -> bool:
+    return bool(np.isfinite(words.view("<f4")).all())
 
 
 def _perfect_is_sound(words: NDArray[np.int32], body: Any) -> bool:
     depth = int(body["depth"])
-    tests = _tests(_perfect_records(words, int(body["at"]), int(body["trees"]), depth), depth)
-    return not tests.size or int(tests.max()) < 2 * int(body["features"])
+    records, splits = _perfect_records(words, int(body["at"]), int(body["trees"]), depth), 2**depth - 1
+    if not _are_keys(records[:, :splits]) or not _are_finite(records[:, splits : 2 * splits + 1]):
+        return False
+    tests = _tests(records, depth)
+    return not tests.size or bool(tests[:, :-1].max() < 2 * int(body["features"]) and not tests[:, -1].any())
 
 
 def _perfect_leaves(words: NDArray[np.int32], segment: Any, keys: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -94,8 +105,11 @@ def _sparse_is_sound(words: NDArray[np.int32], body: Any) -> bool:
     halves = nodes[:, 1:].view("<u2").astype(np.int64)
     tests, steps = halves[:, 0], halves[:, 1]
     ends = np.repeat(roots[1:], np.diff(roots))
-    inside = (steps == 0) | (np.arange(count) + steps + 1 < ends)
-    return bool(inside.all() and (tests < 2 * int(body["features"])).all())
+    leaf = steps == LEAF_STEP
+    inside = leaf | (np.arange(count) + steps + 1 < ends)
+    if not inside.all() or not (tests < np.where(leaf, 1, 2 * int(body["features"]))).all():
+        return False
+    return _are_keys(nodes[~leaf, 0]) and _are_finite(nodes[leaf, 0])
 
 
 def _sparse_leaves(words: NDArray[np.int32], segment: Any, keys: NDArray[np.int32]) -> NDArray[np.float32]:

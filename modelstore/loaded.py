@@ -2,7 +2,7 @@
 
 A release that follows another is loaded by reading only the versions that the other lacks. A version that cannot be
 served (missing, damaged, made for other features) is left out and named in `refused`: one bad model does not stop the
-others. Every serving block and forest is checked against the digest that the release names.
+others. Every serving block and forest is checked against the digest that the release names, and each forest for bounds.
 
 What is loaded is a function of the release's id, the targets and the feature count alone, so every worker that loads a
 release from a sound store scores alike. No store is asked once a release is loaded.
@@ -18,12 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from modelstore.bulk import ServingBlobs
 from modelstore.errors import BadModel
 from modelstore.forest import Transform
 from modelstore.kernel import ForestPack
 from modelstore.manifest import Serving
 from modelstore.names import CHALLENGER, CHAMPION, PROVEN
 from modelstore.releases import Releases
+from modelstore.servings import decode_servings
 from modelstore.store import ModelStore
 from modelstore.version import check_parts
 
@@ -162,12 +164,10 @@ def load_release(
         BadModel: the release itself is damaged.
         redis.RedisError: as the driver raises it.
     """
-    aliases = releases.get(release_id).aliases
-    champions = _holders(aliases, CHAMPION, targets)
+    holders = _holders(releases.get(release_id).aliases, targets)
+    champions = holders[CHAMPION]
     challengers = {
-        model: digest
-        for model, digest in _holders(aliases, CHALLENGER, targets).items()
-        if champions.get(model) not in (None, digest)
+        model: digest for model, digest in holders[CHALLENGER].items() if champions.get(model) not in (None, digest)
     }
     wanted = {
         digest: f"{series}/{target}"
@@ -193,7 +193,7 @@ def load_release(
         digest: _Held(version.serving, version.created_ms, len(kept) + place)
         for place, (digest, version) in enumerate(fresh.items())
     }
-    proven = {model for model, digest in _holders(aliases, PROVEN, targets).items() if champions.get(model) == digest}
+    proven = {model for model, digest in holders[PROVEN].items() if champions.get(model) == digest}
     return LoadedRelease(
         id=release_id,
         number=number,
@@ -206,23 +206,25 @@ def load_release(
     )
 
 
-def _holders(aliases: Mapping[tuple[str, str], str], wanted: str, targets: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(series, target) -> digest that an alias points at, of the models that this pipeline serves, in a fixed order."""
+def _holders(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> dict[str, dict[tuple[str, str], str]]:
+    """Alias -> (series, target) -> digest, of the models that this pipeline serves, in a fixed order."""
     order = {target: index for index, target in enumerate(targets)}
-    found: dict[tuple[str, str], str] = {}
+    found: dict[str, list[tuple[str, int, str, str]]] = {CHAMPION: [], CHALLENGER: [], PROVEN: []}
     for (name, alias), digest in aliases.items():
         series, _, target = name.rpartition("/")
-        if alias == wanted and target in order:
-            found[series, target] = digest
-    return dict(sorted(found.items(), key=lambda item: (item[0][0], order[item[0][1]])))
+        if alias in found and target in order:
+            found[alias].append((series, order[target], target, digest))
+    return {
+        alias: {(series, target): digest for series, _, target, digest in sorted(held)} for alias, held in found.items()
+    }
 
 
 def _read(
     store: ModelStore, missing: Mapping[str, str], feature_count: int, features: bytes
 ) -> tuple[dict[str, _Fresh], dict[str, str]]:
     """Read versions (digest -> name): those whose bytes are sound, and why the others are refused (name -> reason)."""
-    fresh: dict[str, _Fresh] = {}
     refused: dict[str, str] = {}
+    sound: list[tuple[str, str, ServingBlobs]] = []
     for (digest, name), blobs in zip(missing.items(), store.load_serving(list(missing)), strict=True):
         try:
             if blobs is None:
@@ -230,18 +232,31 @@ def _read(
             if blobs.name != name:
                 raise BadModel(f"version {digest[:12]} is of model {blobs.name}")
             check_parts(digest, blobs.parts, serving=blobs.serving, forest=blobs.forest)
-            serving = Serving.decode(blobs.serving)
-            found = len(serving.low)
-            if found != feature_count:
-                raise BadModel(
-                    f"version {digest[:12]} takes {found} features, the pipeline makes {feature_count}: train it again"
-                )
-            if serving.features != features:
-                raise BadModel(f"version {digest[:12]} was trained on another feature set: train it again")
-            fresh[digest] = _Fresh(serving, blobs.forest, blobs.created_ms)
+            sound.append((digest, name, blobs))
         except BadModel as error:
             refused[name] = str(error)
+    fresh: dict[str, _Fresh] = {}
+    servings = decode_servings([blobs.serving for _, _, blobs in sound])
+    for (digest, name, blobs), serving in zip(sound, servings, strict=True):
+        reason = _misfit(digest, serving, feature_count, features)
+        if reason is None:
+            assert isinstance(serving, Serving), "what could not be decoded has a reason"
+            fresh[digest] = _Fresh(serving, blobs.forest, blobs.created_ms)
+        else:
+            refused[name] = reason
     return fresh, refused
+
+
+def _misfit(digest: str, serving: Serving | BadModel, feature_count: int, features: bytes) -> str | None:
+    """Why a version cannot be served by this pipeline; `None` if it can."""
+    if isinstance(serving, BadModel):
+        return str(serving)
+    found = len(serving.low)
+    if found != feature_count:
+        return f"version {digest[:12]} takes {found} features, the pipeline makes {feature_count}: train it again"
+    if serving.features != features:
+        return f"version {digest[:12]} was trained on another feature set: train it again"
+    return None
 
 
 def _pack(
@@ -253,7 +268,10 @@ def _pack(
         BadModel: a fresh one cannot be packed, or is no regression with one output.
     """
     blobs = [version.forest for version in fresh.values()]
-    pack = ForestPack.build(blobs, feature_count) if previous is None else previous.replace(keep, blobs)
+    if previous is None:
+        pack = ForestPack.build(blobs, feature_count, hashed=True)
+    else:
+        pack = previous.replace(keep, blobs, hashed=True)
     head = pack.table.header
     wrong = (head["outputs"] != 1) | (head["transform"] != Transform.IDENTITY)
     if wrong.any():

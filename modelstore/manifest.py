@@ -94,8 +94,9 @@ NAIVE_TABLE = MappingProxyType(
 )
 
 _SERVING = struct.Struct("<4sHHq8sBBH")
-_MAGIC = b"R10S"
-_FORMAT = 2
+#: How a serving block begins, and the format that is written.
+SERVING_MAGIC = b"R10S"
+SERVING_FORMAT = 2
 
 
 def _no_table() -> NDArray[np.float32]:
@@ -126,7 +127,7 @@ class Serving:
         """Pack: head, table of the naive forecast, low, high; little-endian. `docs/protocol.md` has the offsets."""
         table = self.naive_table
         head = _SERVING.pack(
-            _MAGIC, _FORMAT, len(self.low), self.trained_through, self.features, self.naive, 0, len(table)
+            SERVING_MAGIC, SERVING_FORMAT, len(self.low), self.trained_through, self.features, self.naive, 0, len(table)
         )
         return head + b"".join(part.astype("<f4").tobytes() for part in (table, self.low, self.high))
 
@@ -140,10 +141,12 @@ class Serving:
         if len(blob) < _SERVING.size:
             raise BadModel(f"serving block of {len(blob)} bytes is too short; {_REMEDY}")
         magic, form, count, through, features, naive, pad, size = _SERVING.unpack_from(blob)
-        if magic != _MAGIC:
+        if magic != SERVING_MAGIC:
             raise BadModel(f"serving block is damaged: it begins with {magic!r}; {_REMEDY}")
-        if form != _FORMAT:
-            raise BadModel(f"serving block has format {form}, this Red10 reads format {_FORMAT}: train the model again")
+        if form != SERVING_FORMAT:
+            raise BadModel(
+                f"serving block has format {form}, this Red10 reads format {SERVING_FORMAT}: train the model again"
+            )
         if pad or len(blob) != _SERVING.size + 4 * size + 8 * count:
             raise BadModel(f"serving block of {len(blob)} bytes is damaged: its head tells another length; {_REMEDY}")
         numbers = np.frombuffer(blob, "<f4", size + 2 * count, _SERVING.size)

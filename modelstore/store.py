@@ -30,7 +30,7 @@ from modelstore.retention import KEEP_RELEASES, KEEP_VERSIONS, Pruned, Retention
 from modelstore.search import Found, Query, search
 from modelstore.tags import Tags
 from modelstore.version import NewVersion, VersionInfo
-from modelstore.versions import ServingBlobs, VersionStore
+from modelstore.versions import VersionStore
 from streams.keys import Keys
 
 Progress = Callable[[int, int], None]
@@ -236,4 +236,4 @@ class ModelStore(VersionStore):
                 raise BadExport(f"{source}: {error}; nothing was imported") from error
 
 
-__all__ = ["Found", "Imported", "ModelStore", "NewVersion", "Query", "ServingBlobs", "VersionInfo"]
+__all__ = ["Found", "Imported", "ModelStore", "NewVersion", "Query", "VersionInfo"]

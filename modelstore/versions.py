@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import redis
 import redis.client
 from pydantic import SecretStr
 
+from modelstore.bulk import ServingBlobs, read_serving
 from modelstore.compression import compress, decompress
 from modelstore.errors import BadModel, NotFound
 from modelstore.index import index_arguments, index_keys, metric_cells, script, trained_cell
@@ -53,16 +54,6 @@ PUT_CHUNK = 30
 READ_CHUNK = 200
 #: Most bytes of an XGBoost model before compression.
 MAX_UBJ = 2**30
-
-
-class ServingBlobs(NamedTuple):
-    """What a scorer reads of one version, unchecked: see `modelstore.version.check_parts`."""
-
-    serving: bytes
-    forest: bytes
-    parts: bytes
-    name: str
-    created_ms: int
 
 
 class VersionStore:
@@ -217,23 +208,12 @@ class VersionStore:
             raise BadModel(f"version {digest[:12]} is not number {info.number} of {info.name}")
         return info
 
-    def load_serving(self, digests: Sequence[str]) -> list[ServingBlobs | None]:
+    def load_serving(self, digests: Sequence[str]) -> Iterator[ServingBlobs | None]:
         """What scorers need of many versions, in their order; `None` for one that is not there or lacks a field.
 
         The blobs are not checked: whoever loads thousands reports the bad ones and goes on with the rest.
         """
-        found: list[ServingBlobs | None] = []
-        for chunk in _chunks(digests, READ_CHUNK):
-            replies = self._round_trip(
-                chunk,
-                lambda pipe, digest: pipe.hmget(
-                    self.keys.version(digest), "serving", "forest", "parts", "name", "created"
-                ),
-            )
-            for serving, forest, parts, name, created in replies:
-                whole = None not in (serving, forest, parts, name, created)
-                found.append(ServingBlobs(serving, forest, parts, name.decode(), int(created)) if whole else None)
-        return found
+        return read_serving(self.client, self.keys, digests)
 
     def resolve(self, ref: VersionRef | str) -> str:
         """The digest that a reference means; see `modelstore.names` for the forms.

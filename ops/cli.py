@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import data, evaluate, follow, look, model, models, release, report, run
+from ops.commands import data, dead, evaluate, follow, look, model, models, release, report, run
 from ops.commands.session import WHERE, remember, with_common
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ models.register(app)
 model.register(app)
 release.register(app)
 look.register(app)
+dead.register(app)
 report.register(app)
 evaluate.register(app)
 

@@ -30,8 +30,10 @@ from redis.exceptions import RedisError
 from ops.embedded_files import ROLES, FileLock, RoleDirectory, disk_errors, read_json, write_json
 from ops.embedded_launch import ANSWER_S, Ended, Progress, ServerInfo, socket_url, start, wait_ready
 from ops.errors import EmbeddedError
+from ops.snapshot_server import SnapshotServer
+from ops.snapshot_source import is_snapshot
 from streams.clients import connect
-from streams.errors import Red10Error
+from streams.errors import ConfigurationError, Red10Error
 from streams.locate import Role
 from streams.settings import Settings
 
@@ -291,10 +293,21 @@ class Roles:
     Attributes:
         settings: the settings given, with the URL of every opened role filled in.
         embedded: the embedded servers by role; roles with a URL of their own are missing.
+        snapshot: the server of the models, if they come from a snapshot.
     """
 
     settings: Settings
     embedded: dict[Role, EmbeddedServer]
+    snapshot: SnapshotServer | None = None
+
+    def wait(self) -> None:
+        """Wait until a snapshot is loaded; whoever opened the roles with `wait=False` has to.
+
+        Raises:
+            Red10Error: it cannot be loaded.
+        """
+        if self.snapshot is not None:
+            self.snapshot.wait()
 
     @property
     def streams_url(self) -> SecretStr:
@@ -340,17 +353,45 @@ def kept_running(servers: Iterable[EmbeddedServer], say: Progress, *, poll_s: fl
 
 
 @contextmanager
-def open_roles(settings: Settings, roles: Sequence[Role] = ROLES, progress: Progress = _silent) -> Iterator[Roles]:
+def open_roles(
+    settings: Settings, roles: Sequence[Role] = ROLES, progress: Progress = _silent, *, wait: bool = True
+) -> Iterator[Roles]:
     """The roles' URLs for the length of a block: those of the settings, else embedded servers.
+
+    Models that come from a snapshot (`rdb:`, `s3:`) are loaded into a server of this process's own.
+
+    Args:
+        wait: wait for the snapshot; otherwise `Roles.wait` does, and something else can be done meanwhile.
 
     Raises:
         EmbeddedError: an embedded server cannot be started, or, at the end, not be stopped without loss.
+        SnapshotError, ConfigurationError: the snapshot cannot be loaded, or the URL names none.
     """
     with ExitStack() as stack:
         embedded: dict[Role, EmbeddedServer] = {}
         urls: dict[str, SecretStr] = {}
+        snapshot: SnapshotServer | None = None
+        if "models" in roles and is_snapshot(settings.models_url):
+            snapshot = stack.enter_context(SnapshotServer.of(settings, progress))
+            urls["models_url"] = SecretStr(snapshot.start().url)
         for role in roles:
             if getattr(settings, f"{role}_url") is None:
                 embedded[role] = stack.enter_context(attach_or_start(settings, role, progress))
                 urls[f"{role}_url"] = SecretStr(embedded[role].url)
-        yield Roles(settings.model_copy(update=urls), embedded)
+        found = Roles(settings.model_copy(update=urls), embedded, snapshot)
+        if wait:
+            found.wait()
+        yield found
+
+
+def refuse_snapshot(settings: Settings, who: str) -> None:
+    """Refuse a snapshot as the models Redis of something that stores models.
+
+    Raises:
+        ConfigurationError: `models_url` names a snapshot.
+    """
+    if is_snapshot(settings.models_url):
+        raise ConfigurationError(
+            f"models_url names a snapshot, which is read only, and {who} stores models: name a Redis, "
+            "or run a scorer (`red10 worker --role scorer`)"
+        )

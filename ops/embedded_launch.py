@@ -76,16 +76,17 @@ def render(directory: RoleDirectory, port: int) -> bytes:
         b"bind 127.0.0.1",
         b"protected-mode yes",
         b"port %d" % port,
-        b"unixsocket " + _quote(directory.socket),
+        b"unixsocket " + quote_path(directory.socket),
         b"unixsocketperm 700",
-        b"dir " + _quote(directory.path),
-        b"logfile " + _quote(directory.log),
+        b"dir " + quote_path(directory.path),
+        b"logfile " + quote_path(directory.log),
         b"daemonize no",
     ]
     return rules + b"\n".join(lines) + b"\n"
 
 
-def _quote(path: Path) -> bytes:
+def quote_path(path: Path) -> bytes:
+    """A path as a redis.conf takes it, whatever bytes it has."""
     plain = b"".join(
         bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b'"\\' else b"\\x%02x" % byte for byte in os.fsencode(path)
     )

@@ -27,3 +27,7 @@ class AlreadyUp(Red10Error):
         )
         self.directory = directory
         self.pid = pid
+
+
+class SnapshotError(Red10Error):
+    """A snapshot of the models cannot be read, or no server can load it."""

@@ -20,6 +20,7 @@ from streams.errors import Red10Error
 from streams.ids import StreamID
 from streams.keys import SCORERS, TRAINERS, Keys, PartitionKeys
 from streams.locate import Role
+from streams.room import Memory
 from streams.tenant import Tenant, find_tenant
 
 #: How far a lag is counted entry by entry where Redis does not tell it.
@@ -35,6 +36,7 @@ class ServerStatus:
     Attributes:
         url: without user and password.
         memory: bytes in use.
+        memory_limit: bytes that may be used: `maxmemory`, or the machine's memory.
         uptime_s: seconds since its start.
     """
 
@@ -42,6 +44,7 @@ class ServerStatus:
     url: str
     version: str | None = None
     memory: int | None = None
+    memory_limit: int | None = None
     uptime_s: int | None = None
     error: str | None = None
 
@@ -54,22 +57,26 @@ class PartitionStatus:
         owner: the worker that holds the lease.
         lease_ms: how long the lease lasts unless renewed.
         checkpoint: the last entry consumed.
+        oldest: the oldest entry kept.
         last: the last entry published.
-        lag: entries published and not consumed.
+        lag: entries published and not consumed; a block is one.
         lag_exceeds: a number that the lag is above, where it is not known itself.
         release: the release in force.
         dead: dead letters kept.
+        groups: other consumer groups of the input, each with its lag, `None` where Redis does not tell it.
     """
 
     partition: int
     owner: str | None
     lease_ms: int | None
     checkpoint: StreamID | None
+    oldest: StreamID | None
     last: StreamID | None
     lag: int | None
     lag_exceeds: int | None
     release: str | None
     dead: int
+    groups: dict[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +89,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The request stream: all requests kept, those taken up and not answered, those not taken up."""
+    """The request stream: all requests kept, those taken up and not answered, those not taken up, those given up."""
 
     requests: int
     pending: int
     waiting: int | None
+    dead: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,8 @@ def _server(role: Role, client: redis.Redis, url: SecretStr) -> ServerStatus:
     except Red10Error as error:
         return ServerStatus(role, safe_url(url), error=str(error))
     version = str(info.get("valkey_version", info["redis_version"]))
-    return ServerStatus(role, safe_url(url), version, info["used_memory"], info["uptime_in_seconds"])
+    memory = Memory.of(info)
+    return ServerStatus(role, safe_url(url), version, memory.used, memory.limit, info["uptime_in_seconds"])
 
 
 def read_partitions(client: redis.Redis, tenant: Tenant) -> tuple[PartitionStatus, ...]:
@@ -167,6 +176,7 @@ def _partition(client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any])
     checkpoint, release = state or (None, None)
     at = StreamID.parse(checkpoint) if checkpoint else None
     last = StreamID.parse(stream["last-generated-id"]) if stream else None
+    oldest = StreamID.parse(stream["first-entry"][0]) if stream and stream["first-entry"] else None
     broken = isinstance(replies[3], ResponseError) and not _no_such_key(replies[3])
     if broken:
         lag, exceeds = None, None
@@ -180,11 +190,15 @@ def _partition(client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any])
         owner=lease.decode().rpartition("/")[0] or lease.decode() if lease else None,
         lease_ms=ttl if lease and ttl >= 0 else None,
         checkpoint=at,
+        oldest=oldest,
         last=last,
         lag=lag,
         lag_exceeds=exceeds,
         release=release.decode() if release else None,
         dead=dead or 0,
+        groups={
+            group["name"].decode(): group.get("lag") for group in groups or [] if group["name"] != SCORERS.encode()
+        },
     )
 
 
@@ -233,17 +247,18 @@ def read_training(client: redis.Redis, keys: Keys) -> Training:
     with client.pipeline(transaction=False) as pipe:
         pipe.xlen(keys.requests)
         pipe.xinfo_groups(keys.requests)
-        length, groups = (_readable(reply) for reply in pipe.execute(raise_on_error=False))
-    length = length or 0
+        pipe.xlen(keys.dead)
+        length, groups, dead = (_readable(reply) for reply in pipe.execute(raise_on_error=False))
+    length, dead = length or 0, dead or 0
     group = next((g for g in groups or [] if g["name"] == TRAINERS.encode()), None)
     if group is None:
-        return Training(length, 0, length)
+        return Training(length, 0, length, dead)
     told: int | None = group.get("lag")
     if told is not None:
-        return Training(length, group["pending"], told)
+        return Training(length, group["pending"], told, dead)
     start = f"({group['last-delivered-id'].decode()}"
     following = cast(list[Any], client.xrange(keys.requests, start, "+", COUNT_TO + 1))
-    return Training(length, group["pending"], len(following) if len(following) <= COUNT_TO else None)
+    return Training(length, group["pending"], len(following) if len(following) <= COUNT_TO else None, dead)
 
 
 def read_models(client: redis.Redis, keys: Keys) -> Models:

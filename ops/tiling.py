@@ -8,7 +8,7 @@ not have been trimmed, and nothing may be under way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,7 +16,10 @@ import orjson
 import redis
 
 from ops.entries import all_entries
+from streams.block import read_block
+from streams.errors import BadRecord
 from streams.ids import Source, StreamID
+from streams.raw import named
 from streams.series import Interval
 from streams.tenant import Tenant
 
@@ -48,7 +51,7 @@ class Tiling:
 
 def count(
     inputs: Iterable[tuple[StreamID, Mapping[bytes, bytes]]],
-    dead: set[StreamID],
+    dead: set[tuple[StreamID, int]],
     bars: Iterable[tuple[Place, int]],
     intervals: Iterable[Interval],
 ) -> Tiling:
@@ -56,23 +59,55 @@ def count(
 
     Args:
         inputs: entry id and fields of every entry of a partition.
-        dead: ids of the entries that were set aside.
+        dead: the ticks that were set aside: entry, and place within it if that is a block, else 0.
         bars: place and tick count of every closed and every open bar; a bar that stands twice counts twice.
     """
     lengths = [interval.ns for interval in intervals]
     came: Counter[Place] = Counter()
     ticks = 0
     for entry, fields in inputs:
-        if entry in dead or b"kind" in fields:
-            continue
-        ticks += 1
-        ts, symbol = int(fields[b"ts"]), fields[b"symbol"].decode()
-        for length in lengths:
-            came[symbol, length, ts // length * length] += 1
+        for symbol, ts in _ticks(entry, fields, dead):
+            ticks += 1
+            for length in lengths:
+                came[symbol, length, ts // length * length] += 1
     counted: Counter[Place] = Counter()
     for place, number in bars:
         counted[place] += number
     return Tiling(ticks, len(dead), (came - counted).total(), (counted - came).total())
+
+
+def _ticks(
+    entry: StreamID, fields: Mapping[bytes, bytes], dead: set[tuple[StreamID, int]]
+) -> Iterator[tuple[str, int]]:
+    """Symbol and event time of an entry's ticks, without those that were set aside."""
+    if fields.get(b"kind") == b"block":
+        if (entry, 0) in dead and not _readable(fields):
+            return
+        block = read_block(fields[b"data"])
+        for tick in range(len(block)):
+            if (entry, tick) not in dead:
+                yield block.table[block.code[tick]].decode(), int(block.ts[tick])
+    elif (entry, 0) not in dead and b"kind" not in fields:
+        yield fields[b"symbol"].decode(), int(fields[b"ts"])
+
+
+def _readable(fields: Mapping[bytes, bytes]) -> bool:
+    try:
+        read_block(fields.get(b"data", b""))
+    except BadRecord:
+        return False
+    return True
+
+
+def set_aside(letters: Iterable[Mapping[bytes, bytes]]) -> set[tuple[StreamID, int]]:
+    """What dead letters set aside of the input. Some speak of a gap in it, or of a bar, and of no entry."""
+    found = set()
+    for fields in letters:
+        raw = orjson.loads(fields[b"fields"])
+        if raw and named(raw).get("kind") != "bar":
+            source = Source.parse(fields[b"src"])
+            found.add((source.entry, source.tick))
+    return found
 
 
 def check(client: redis.Redis, tenant: Tenant) -> Tiling:
@@ -87,7 +122,7 @@ def check(client: redis.Redis, tenant: Tenant) -> Tiling:
         keys = tenant.keys.partition(partition)
         state = cast(dict[bytes, bytes], client.hgetall(keys.state))
         symbols = {name[2:].decode(): orjson.loads(value) for name, value in state.items() if name.startswith(b"s:")}
-        dead = {Source.parse(fields[b"src"]).entry for _, fields in all_entries(client, keys.dead)}
+        dead = set_aside(fields for _, fields in all_entries(client, keys.dead))
         found: list[tuple[Place, int]] = []
         for symbol, (_, per_interval) in symbols.items():
             for interval, (_, _, still_open, _) in zip(intervals, per_interval, strict=True):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from ops.embedded import kept_running, open_roles
+from ops.embedded import kept_running, open_roles, refuse_snapshot
 from ops.embedded_files import FileLock, disk_errors
 from ops.embedded_launch import free_port
 from ops.errors import AlreadyUp
@@ -104,7 +104,9 @@ def run_up(settings: Settings, origins: Origins, say: Say, on_ready: Callable[[l
         AlreadyUp: it runs already on this data directory.
         EmbeddedError: a server cannot be started, or not be stopped without loss.
         ChildFailed: a worker cannot start.
+        ConfigurationError: the models come from a snapshot.
     """
+    refuse_snapshot(settings, "`red10 up`")
     # Until the servers are there a Ctrl-C breaks off at once; from then on it asks for the ordered stop.
     with only_one(settings.data_dir), open_roles(settings, progress=say) as roles, stop_signals() as stop:
         specs = worker_specs(settings, origins)

@@ -1,37 +1,45 @@
 """Publishing ticks, blocking (`TickPublisher`) and under asyncio (`AsyncTickPublisher`).
 
 Owns the partitions' `ticks` streams as a writer, and creates the tenant when it is missing. Both publishers share one
-plan: ticks are checked before any of them is sent, cut into exchanges of `EXCHANGE_ROWS`, and appended in the caller's
-order (`streams.append` says what a refusal, a lost reply or a broken connection leads to). A publisher that dies leaves
-a prefix of its exchanges behind.
+plan: ticks are checked before any of them is sent, cut into exchanges, and appended in the caller's order, each once
+(`streams.append` says what a refusal, a lost reply or a broken connection leads to). A publisher that dies leaves a
+prefix of its exchanges behind; if it has a name, the next one of that name goes on there (`streams.numbering`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
+import numpy as np
 import redis
 import redis.asyncio
 from pydantic import SecretStr
+from redis.exceptions import RedisError
 
 from streams.append import Steps, append, run, run_async
 from streams.clients import connect, connect_async, translate
 from streams.columns import TickLike, Ticks, check_ticks
 from streams.errors import BadRecord
 from streams.ids import StreamID
+from streams.keys import PartitionKeys
 from streams.locate import locate
-from streams.publish import Group, clock_fields, group_ticks, pack
+from streams.numbering import Numbering, Place, taken_of
+from streams.publish import Blocks, Group, clock_fields, group_ticks
+from streams.room import Room
 from streams.series import check_tenant
 from streams.settings import Origins, Settings, load_settings
 from streams.tenant import Tenant, open_tenant
 
-#: Ticks per round trip: one script of this many XADDs holds Redis up for 3 ms.
+#: Ticks per round trip where each is an entry: one script of this many XADDs holds Redis up for 3 ms.
 EXCHANGE_ROWS = 1000
+#: The same where they travel in blocks, spread over the partitions.
+EXCHANGE_BLOCK_ROWS = 16_384
 
 
 class _Plan:
@@ -44,6 +52,9 @@ class _Plan:
         url: str | SecretStr | None,
         tenant: str | None,
         patience_s: float,
+        publisher: str | None,
+        from_start: bool,
+        blocks: Blocks,
     ) -> None:
         if settings is None:
             settings, origins = load_settings(tenant=tenant)
@@ -53,7 +64,12 @@ class _Plan:
         self.origins = origins
         self.url: str | SecretStr = locate(settings, "streams") if url is None else url
         self.patience_s = patience_s
+        self.numbering = Numbering.of(publisher)
+        self.room = Room(settings.memory_mark, settings.on_full)
+        self._from_start = from_start
+        self._blocks: Blocks = blocks
         self._tenant: Tenant | None = None
+        self._homes: dict[str, PartitionKeys] = {}
 
     @property
     def ready(self) -> bool:
@@ -64,26 +80,38 @@ class _Plan:
         """The tenant, opened (or created) at the first call."""
         if self._tenant is None:
             with connect(self.url) as client, translate(self.url):
-                self._tenant = open_tenant(client, self.settings, self.origins)
+                tenant = open_tenant(client, self.settings, self.origins)
+                if self.numbering.named:
+                    self.numbering.places = _places(client, tenant, self.numbering.name, self._from_start)
+            self._tenant = tenant
         return self._tenant
 
-    def stream_of(self, symbol: str) -> str:
-        return self.tenant.keys.partition(self.tenant.partition_of(symbol)).ticks
+    def positions(self) -> dict[int, int]:
+        tenant, places = self.tenant, self.numbering.places
+        found = {at: places.get(tenant.keys.partition(at).ticks, Place()) for at in range(tenant.partitions)}
+        return {at: max(place.sent, place.taken) for at, place in found.items()}
+
+    def home_of(self, symbol: str) -> PartitionKeys:
+        home = self._homes.get(symbol)
+        if home is None:
+            home = self._homes[symbol] = self.tenant.keys.partition(self.tenant.partition_of(symbol))
+        return home
 
     def one(self, ticks: Ticks) -> tuple[str, Steps]:
-        groups = group_ticks(ticks, self.stream_of)
-        return groups[0].key, self.append(groups)
+        groups = group_ticks(ticks, self.home_of)
+        return groups[0].keys.ticks, self.append(groups)
 
     def many(self, ticks: Ticks | Iterable[TickLike]) -> Iterator[tuple[int, Steps]]:
         """Exchange by exchange: how many ticks it has, and its steps. A bad row ends it."""
         sent = 0
-        for part in _parts(ticks):
-            for chunk in part.chunks(EXCHANGE_ROWS):
-                yield len(chunk), self.append(group_ticks(chunk, self.stream_of, sent), before=sent)
+        rows = EXCHANGE_ROWS if self._blocks == "never" else EXCHANGE_BLOCK_ROWS
+        for part in _parts(ticks, rows):
+            for chunk in part.chunks(rows):
+                yield len(chunk), self.append(group_ticks(chunk, self.home_of, sent), before=sent)
                 sent += len(chunk)
 
     def clock(self, ts: int, now: int) -> Steps:
-        entry = pack(clock_fields(ts))
+        fields = clock_fields(ts)
         ahead_ms = (ts - now) // 1_000_000
         if ahead_ms > self.tenant.pipeline.max_ahead_ms:
             raise BadRecord(
@@ -91,14 +119,39 @@ class _Plan:
                 f"clock: {ts} lies {ahead_ms / 1000:,.0f} s ahead of now, and all ticks before it would come too late: "
                 "say it when that time has passed",
             )
-        keys = [self.tenant.keys.partition(partition).ticks for partition in range(self.tenant.partitions)]
-        return self.append([Group(key, [entry], [row]) for row, key in enumerate(keys)])
+        homes = [self.tenant.keys.partition(partition) for partition in range(self.tenant.partitions)]
+        return self.append([Group(keys, np.array([row]), None, fields) for row, keys in enumerate(homes)])
 
     def append(self, groups: Sequence[Group], before: int = 0) -> Steps:
-        return append(groups, self.url, patience_s=self.patience_s, before=before)
+        return append(
+            groups, self.numbering, self.url,
+            patience_s=self.patience_s, blocks=self._blocks, room=self.room, before=before,
+        )  # fmt: skip
+
+    def records(self) -> list[tuple[str, str]]:
+        """Keys and fields of what an anonymous publisher leaves behind in the log."""
+        if self.numbering.named or self._tenant is None:
+            return []
+        homes = map(self._tenant.keys.partition, range(self._tenant.partitions))
+        return [(home.publishers, self.numbering.name) for home in homes if home.ticks in self.numbering.places]
 
 
-def _parts(ticks: Ticks | Iterable[TickLike]) -> Iterator[Ticks]:
+def _places(client: redis.Redis, tenant: Tenant, name: str, from_start: bool) -> dict[str, Place]:
+    """How far the log has come with a named publisher's sequence."""
+    homes = [tenant.keys.partition(partition) for partition in range(tenant.partitions)]
+    with client.pipeline(transaction=False) as pipe:
+        for home in homes:
+            pipe.hget(home.publishers, name)
+        records = cast(list[bytes | None], pipe.execute())
+    places = {}
+    for home, record in zip(homes, records, strict=True):
+        if record is not None:
+            taken = taken_of(record)
+            places[home.ticks] = Place(0 if from_start else taken, taken, record.split(b" ")[1].decode())
+    return places
+
+
+def _parts(ticks: Ticks | Iterable[TickLike], piece: int) -> Iterator[Ticks]:
     """Checked ticks: all at once where all are at hand, else piece by piece."""
     if isinstance(ticks, Ticks):
         check_ticks(ticks)
@@ -107,7 +160,7 @@ def _parts(ticks: Ticks | Iterable[TickLike]) -> Iterator[Ticks]:
         yield Ticks.from_rows(ticks)
     else:
         first, source = 0, iter(ticks)
-        while rows := list(islice(source, EXCHANGE_ROWS)):
+        while rows := list(islice(source, piece)):
             try:
                 part = Ticks.from_rows(rows, first)
             except BadRecord as error:
@@ -142,6 +195,11 @@ class TickPublisher:
             directory.
         tenant: instead of the settings' tenant.
         patience_s: how long Redis may refuse or be away in the midst of publishing before that is an error, seconds.
+        publisher: a name for a sequence of ticks that can be published again, such as a file: whoever publishes it
+            under the same name after a crash sends only what the log does not have yet.
+        from_start: whether a named publisher begins its sequence again (and passes over what the log has), or goes on
+            behind what the log has, as a live feed does.
+        blocks: whether ticks share entries: `auto`, where many go to one partition at once; `never`; `always`.
         now: the present, epoch ns: the event time of ticks published without one.
         sleep: waits, seconds.
 
@@ -157,10 +215,13 @@ class TickPublisher:
         url: str | SecretStr | None = None,
         tenant: str | None = None,
         patience_s: float = 60.0,
+        publisher: str | None = None,
+        from_start: bool = True,
+        blocks: Blocks = "auto",
         now: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._plan = _Plan(settings, origins, url, tenant, patience_s)
+        self._plan = _Plan(settings, origins, url, tenant, patience_s, publisher, from_start, blocks)
         self._client: redis.Redis = connect(self._plan.url)
         self._now = now
         self._sleep = sleep
@@ -211,10 +272,10 @@ class TickPublisher:
 
         Args:
             ticks: columns, or ticks one by one as `Tick`, mapping, or `(symbol, price, size, ts[, bid, ask, id])`.
-                A list is checked as a whole before any of it is sent, an iterator a thousand ticks at a time.
+                A list is checked as a whole before any of it is sent, an iterator some thousand ticks at a time.
 
         Returns:
-            How many were published.
+            How many there were; those that a named publisher passed over are among them.
 
         Raises:
             BadRecord: a row cannot be sent; the message names it.
@@ -235,8 +296,25 @@ class TickPublisher:
         """
         run(self._client, self._plan.clock(ts, self._now()), self._sleep)
 
+    @property
+    def numbering(self) -> Numbering:
+        """What became of this publisher's sequence: `passed_over`, `gaps`, `lost`, `resets`."""
+        return self._plan.numbering
+
+    @property
+    def throttled_s(self) -> float:
+        """Seconds that this publisher has waited for room in Redis."""
+        return self._plan.room.throttled_s
+
+    def positions(self) -> dict[int, int]:
+        """How many ticks of this publisher's sequence the log has taken, by partition."""
+        return self._plan.positions()
+
     def close(self) -> None:
         """Close the connections."""
+        with contextlib.suppress(RedisError, OSError):  # what stays behind expires
+            for key, field in self._plan.records():
+                self._client.hdel(key, field)
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -262,11 +340,16 @@ class AsyncTickPublisher:
         url: str | SecretStr | None = None,
         tenant: str | None = None,
         patience_s: float = 60.0,
+        publisher: str | None = None,
+        from_start: bool = True,
+        blocks: Blocks = "auto",
         now: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._plan = _Plan(settings, origins, url, tenant, patience_s)
+        self._plan = _Plan(settings, origins, url, tenant, patience_s, publisher, from_start, blocks)
         self._client: redis.asyncio.Redis = connect_async(self._plan.url)
         self._now = now
+        # Ticks are numbered in the order in which they are sent, so calls take turns.
+        self._turn = asyncio.Lock()
 
     async def open(self) -> Tenant:
         """The tenant; see `TickPublisher.tenant`."""
@@ -287,25 +370,42 @@ class AsyncTickPublisher:
         """Publish one tick; see `TickPublisher.publish`."""
         await self.open()
         at = self._now() if ts is None else ts
-        key, steps = self._plan.one(_single(symbol, price, size, at, bid, ask, id))
-        return (await run_async(self._client, steps))[key]
+        ticks = _single(symbol, price, size, at, bid, ask, id)
+        async with self._turn:
+            key, steps = self._plan.one(ticks)
+            return (await run_async(self._client, steps))[key]
 
     async def publish_many(self, ticks: Ticks | Iterable[TickLike]) -> int:
         """Publish ticks in order; see `TickPublisher.publish_many`."""
         await self.open()
         count = 0
-        for rows, steps in self._plan.many(ticks):
-            await run_async(self._client, steps)
-            count += rows
+        async with self._turn:
+            for rows, steps in self._plan.many(ticks):
+                await run_async(self._client, steps)
+                count += rows
         return count
 
     async def clock(self, ts: int) -> None:
         """Say in every partition that nothing earlier than `ts` will follow; see `TickPublisher.clock`."""
         await self.open()
-        await run_async(self._client, self._plan.clock(ts, self._now()))
+        async with self._turn:
+            await run_async(self._client, self._plan.clock(ts, self._now()))
+
+    @property
+    def numbering(self) -> Numbering:
+        """What became of this publisher's sequence; see `TickPublisher.numbering`."""
+        return self._plan.numbering
+
+    async def positions(self) -> dict[int, int]:
+        """How many ticks of this publisher's sequence the log has taken, by partition."""
+        await self.open()
+        return self._plan.positions()
 
     async def close(self) -> None:
         """Close the connections."""
+        with contextlib.suppress(RedisError, OSError):  # what stays behind expires
+            for key, field in self._plan.records():
+                await self._client.hdel(key, field)
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:

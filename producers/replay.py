@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,19 +77,43 @@ def merged(tables: Sequence[Ticks], piece_rows: int = PIECE_ROWS) -> Iterator[Ti
         yield whole.take(np.argsort(whole.ts, kind="stable"))
 
 
+def first_new(tables: Sequence[Ticks], taken: Mapping[int, int], partition_of: Callable[[str], int]) -> int | None:
+    """The event time of the first tick that the log does not have yet; `None` if it has all.
+
+    Args:
+        tables: as for `replay`.
+        taken: how many ticks of this sequence the log has taken, by partition.
+        partition_of: the partition of a symbol.
+    """
+    left = dict(taken)
+    for piece in merged(tables):
+        home = np.array([partition_of(name) for name in piece.names], np.int64)[piece.codes]
+        fresh = []
+        for partition in np.unique(home).tolist():
+            rows = np.flatnonzero(home == partition)
+            known = min(len(rows), left.get(partition, 0))
+            left[partition] = left.get(partition, 0) - known
+            fresh += rows[known : known + 1].tolist()
+        if fresh:
+            return int(piece.ts[min(fresh)])
+    return None
+
+
 def plan(
     tables: Sequence[Ticks],
     *,
     speed: float | None = None,
+    paced_from: int | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Ticks | float]:
     """What to do: publish these ticks, or wait so many seconds.
 
     Args:
         speed: event seconds per second; `None` for as fast as possible.
+        paced_from: the event time, epoch ns, from which that counts; what is earlier is due at once.
         now: a monotonic clock, seconds.
     """
-    began, first_ts = now(), None
+    began, first_ts = now(), paced_from
     for piece in merged(tables):
         if speed is None:
             yield piece
@@ -147,6 +171,7 @@ def replay(
     speed: float | None = None,
     start: int | None = None,
     until: int | None = None,
+    paced_from: int | None = None,
     on_progress: Progress | None = None,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -158,6 +183,7 @@ def replay(
         tables: ticks, each table sorted by time.
         speed: event seconds per second (1 is real time); `None` for as fast as possible.
         start, until: the event times, epoch ns, from which (inclusive) and up to which (exclusive) to replay.
+        paced_from: the event time, epoch ns, from which `speed` counts; what is earlier is due at once.
         on_progress: see `Progress`.
         now, sleep: a monotonic clock in seconds, and how to wait by it.
 
@@ -168,7 +194,7 @@ def replay(
     """
     chosen = _prepare(tables, speed, start, until)
     count = _Count(chosen, on_progress, now)
-    for step in plan(chosen, speed=speed, now=now):
+    for step in plan(chosen, speed=speed, paced_from=paced_from, now=now):
         if isinstance(step, float):
             sleep(step)
             continue

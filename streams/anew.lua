@@ -23,12 +23,14 @@ local counter = stored[1] or '0'
 if counter == ARGV[3] and stored[2] == ARGV[4] then return 'DUP' end
 if counter ~= ARGV[2] then return 'RESET' end
 
+-- A write that is never refused comes first: behind it the others work when memory is full (see commit.lua).
+redis.call('XTRIM', KEYS[3], 'MINID', '0-1')
 local created = redis.pcall('XGROUP', 'CREATE', KEYS[3], ARGV[7], '0', 'MKSTREAM')
 if type(created) == 'table' and created['err'] then redis.call('XGROUP', 'SETID', KEYS[3], ARGV[7], '0') end
 -- Refused when the stream's ids have already gone past; then there is nothing to do.
 redis.pcall('XSETID', KEYS[3], ARGV[6])
 if ARGV[8] == '1' then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], 'counter', ARGV[3], 'nonce', ARGV[4], 'checkpoint', '0-0', 'entries', '0',
-  'incarnation', ARGV[5], 'schema', ARGV[10], 'fingerprint', ARGV[9])
+  'within', '', 'incarnation', ARGV[5], 'schema', ARGV[10], 'fingerprint', ARGV[9])
 if ARGV[8] == '1' then redis.call('HSET', KEYS[1], 'release', '', 'clock', '') end
 return 'OK'

@@ -1,27 +1,28 @@
-"""Appending entries to partitions: in order, all or nothing per partition, and honest about what is not known.
+"""Appending to partitions: in order, all or nothing per partition, and once, whatever gets lost on the way.
 
-An exchange sends one group of entries per partition in one round trip. A group is appended by a script (a single entry
-by a plain XADD), so that
+An exchange sends one group of entries per partition in one round trip. A group is appended by one script call
+(`publish.lua`), which also notes how far the publisher's sequence has come (`streams.numbering`), so that
 
 - a refusal (out of memory, disk full, replica, loading) meets the group's first XADD and so the whole group: it is
-  tried again later without its entries changing places. Pipelined XADDs don't have this: a consumer's commit may free
-  memory between two of them;
-- a lost reply leaves a group wholly in or wholly out, and which of the two cannot be known: nothing is sent twice, and
-  `PublishError` tells how much is in, which rows are in doubt, and which are out.
+  tried again later without its entries changing places;
+- a lost reply is cleared up by sending the same group again: the log answers `DUP` if it has it;
+- a log that lost what it had acknowledged (deleted, restored from an older state) says so, `GAP` or `RESET`. That is
+  counted and logged, and publishing goes on: what is lost is not this module's to bring back.
 
-An entry takes 3 to 4 µs by the script, packing included; pipelined XADDs take 4, MULTI and EXEC around them 6.
-
-`append` decides and does no I/O: a generator that yields what to do (`Exchange`, `Pause`) and is sent what came of it;
-`run` and `run_async` do it.
+`append` decides and does no I/O: a generator that yields what to do (`Exchange`, `Probe`, `Pause`) and is sent what
+came of it; `run` and `run_async` do it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import redis
@@ -30,25 +31,16 @@ from pydantic import SecretStr
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 from streams.clients import TRANSIENT, Backoff, error_code, explain
-from streams.errors import Red10Error
+from streams.errors import Red10Error, RedisRefused
 from streams.ids import StreamID
-from streams.publish import Group, bulk
+from streams.numbering import EXPIRY_MS, Numbering, Place
+from streams.publish import Blocks, Group
+from streams.room import Memory, Pause, Probe, Room
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("red10.publish")
 
-# KEYS[1]: a partition's ticks stream. ARGV: for each entry the number of its words, then the words.
-# Answers the last entry's id. Sent with every group, so that a server that forgot it needs no second round.
-_SCRIPT = bulk("""\
-local i, last = 1, nil
-while i <= #ARGV do
-  local words = tonumber(ARGV[i])
-  last = redis.call('XADD', KEYS[1], '*', unpack(ARGV, i + 1, i + words))
-  i = i + words + 1
-end
-return last""")
-#: The number of words before an entry; a tick has at most seven fields.
-_COUNTS = {words: bulk(str(words)) for words in range(2, 16, 2)}
-_EVAL, _XADD, _ANY = bulk("EVAL") + _SCRIPT + bulk("1"), bulk("XADD"), bulk("*")
+_SCRIPT = files("streams").joinpath("publish.lua").read_bytes()
+_SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
 #: Answers of a server that is there: the connection stays in step.
 _ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError)
 
@@ -90,13 +82,6 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of an exchange.
 
@@ -111,15 +96,139 @@ class Outcome:
     sent: bool
 
 
-#: What `append` is: yields what to do, is sent what came of an exchange, returns the last id of each stream.
-Steps = Generator[Exchange | Pause, Outcome | None, dict[str, StreamID]]
+#: What `append` is: yields what to do, is sent what came of it, returns the last id of each stream.
+Steps = Generator[Exchange | Probe | Pause, Any, dict[str, StreamID]]
+
+
+class _Appending:
+    """One call of `append`: groups under way, and what has become of the others.
+
+    Attributes:
+        pending: groups that are still to be appended.
+        doubt: streams whose group may have been appended by a call without reply; while one is under way, all.
+        accepted: ticks that are in the log.
+        last: the last entry of each stream.
+    """
+
+    def __init__(self, groups: Iterable[Group], numbering: Numbering, blocks: Blocks, before: int) -> None:
+        self.numbering = numbering
+        self.blocks: Blocks = blocks
+        self.accepted = before
+        self.last: dict[str, StreamID] = {}
+        self.doubt: set[str] = set()
+        self._settled: set[str] = set()
+        self.pending: list[Group] = []
+        for group in groups:
+            place = numbering.place(group.keys)
+            known = min(group.count, max(0, place.taken - place.sent))
+            numbering.passed_over += known
+            self._keep(self._advanced(group, place, known))
+
+    def _keep(self, group: Group | None) -> None:
+        if group is not None:
+            self.pending.append(group)
+
+    def _advanced(self, group: Group, place: Place, ticks: int) -> Group | None:
+        """Note that the log has the first ticks of a group; what is left of it."""
+        place.sent += ticks
+        self.accepted += ticks
+        if group.count == 0 or ticks < group.count:
+            return group.without(ticks) if ticks else group
+        if place.last:
+            self.last[group.keys.ticks] = StreamID.parse(place.last)
+        return None
+
+    def payload(self) -> bytes:
+        """All pending groups as commands, about to be sent."""
+        self._settled = {group.keys.ticks for group in self.pending} - self.doubt
+        self.doubt |= self._settled
+        return b"".join(self._command(group) for group in self.pending)
+
+    def _command(self, group: Group) -> bytes:
+        place, packed = self.numbering.place(group.keys), group.packed(self.blocks)
+        known = self.numbering.script_known
+        words = (
+            *((b"EVALSHA", _SHA) if known else (b"EVAL", _SCRIPT)), b"2",
+            group.keys.ticks.encode(), group.keys.publishers.encode(),
+            self.numbering.name.encode(), place.last.encode(), b"%d" % place.sent, b"%d" % group.count,
+            b"%d" % EXPIRY_MS,
+        )  # fmt: skip
+        parts = [b"*%d\r\n" % (len(words) + packed.arguments)]
+        parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+        return b"".join((*parts, packed.data))
+
+    def take(self, outcome: Outcome) -> tuple[list[Exception], bool]:
+        """Note what came of an exchange; the errors, and whether anything was cleared up."""
+        answered = self.pending[: len(outcome.replies)]
+        silent = self.pending[len(outcome.replies) :]
+        self.pending = []
+        errors: list[Exception] = []
+        for group, reply in zip(answered, outcome.replies, strict=True):
+            if isinstance(reply, Exception):
+                # A refusal says nothing of an earlier call without reply.
+                self.doubt -= self._settled & {group.keys.ticks}
+                errors.append(reply)
+                self.pending.append(group)
+                continue
+            self.doubt.discard(group.keys.ticks)
+            self._keep(self._answered(group, *reply))
+        if not outcome.sent:
+            self.doubt -= self._settled
+        self.pending += silent
+        return errors, len(errors) < len(answered)
+
+    def _answered(self, group: Group, word: bytes, ticks: bytes, entry: bytes) -> Group | None:
+        """Act on an answer of the script; what is left of the group."""
+        numbering, place = self.numbering, self.numbering.place(group.keys)
+        numbering.script_known = True
+        taken = int(ticks)
+        if word == b"OK":
+            place.taken, place.last = taken, entry.decode()
+            if group.count == 0:
+                self.last[group.keys.ticks] = StreamID.parse(entry)
+                return None
+            return self._advanced(group, place, group.count)
+        if word == b"DUP":
+            place.taken, place.last = taken, entry.decode()
+            return self._advanced(group, place, min(group.count, taken - place.sent))
+        if word == b"GAP":
+            numbering.gaps += 1
+            numbering.lost += place.sent - taken
+            log.error(
+                "%s lost %d ticks of publisher %s that it had taken, as after a restore of an older state: going on",
+                group.keys.ticks, place.sent - taken, numbering.name,
+            )  # fmt: skip
+        else:
+            numbering.resets += 1
+            log.error(
+                "%s knows nothing of what publisher %s sent before, as after a deletion: going on",
+                group.keys.ticks, numbering.name,
+            )  # fmt: skip
+        place.taken, place.last = place.sent, ""
+        return group
+
+    def rows(self, *, doubt: bool) -> list[int]:
+        """Rows of the groups under way that are in doubt, or are not."""
+        chosen = [group for group in self.pending if (group.keys.ticks in self.doubt) == doubt]
+        return sorted(row for group in chosen for row in group.rows.tolist())
+
+    def abandon(self) -> None:
+        """Leave what is in doubt behind: what comes next must not be taken for it."""
+        for group in self.pending:
+            if group.keys.ticks in self.doubt:
+                place = self.numbering.place(group.keys)
+                place.sent += group.count
+                place.last = ""
 
 
 def append(
     groups: Sequence[Group],
+    numbering: Numbering,
     url: SecretStr | str,
     *,
     patience_s: float,
+    blocks: Blocks = "auto",
+    room: Room | None = None,
     before: int = 0,
     now: Callable[[], float] = time.monotonic,
 ) -> Steps:
@@ -127,81 +236,86 @@ def append(
 
     Args:
         groups: what to append; at most one group per partition.
+        numbering: of the publisher; moves on with what is appended.
         url: the server, for messages.
         patience_s: how long a server may refuse or be away, without any progress, before this gives up.
+        blocks: whether ticks share entries.
+        room: whether there is room in Redis; left out, nobody asks.
         before: how many rows of the same call were accepted earlier, for messages.
         now: a monotonic clock, seconds.
 
     Raises:
-        PublishError: a reply was lost, the patience ended, or the server refuses for good.
+        PublishError: the patience ended, there is no room, or the server refuses for good. Rows whose reply was lost
+            last are in doubt; if they are published once more, they may stand twice.
     """
-    pending = list(groups)
-    next_row = max((group.rows[-1] for group in groups), default=-1) + 1
-    last: dict[str, StreamID] = {}
-    accepted = before
+    next_row = max((int(group.rows[-1]) for group in groups), default=-1) + 1
+    work = _Appending(groups, numbering, blocks, before)
     backoff = Backoff()
     give_up = now() + patience_s
     said = False
-    while pending:
-        outcome = yield Exchange("".join(map(_command, pending)).encode(), len(pending))
-        assert outcome is not None, "an exchange is answered with its outcome"
-        answered = list(zip(pending, outcome.replies, strict=False))
-        silent = pending[len(outcome.replies) :]
-        refused = [(group, reply) for group, reply in answered if isinstance(reply, Exception)]
-        for group, reply in answered:
-            if not isinstance(reply, Exception):
-                last[group.key] = StreamID.parse(reply)
-                accepted += len(group.rows)
-        if len(refused) < len(answered):
-            give_up = now() + patience_s
-            backoff.reset()
-        # A lost connection comes first: what is in doubt must be said. Then a refusal for good, then one that passes.
-        errors = sorted((reply for _, reply in refused), key=lambda error: error_code(error) in TRANSIENT)
-        error = outcome.error or (errors[0] if errors else None)
-        if error is None:
-            break
-        unsure = [row for group in silent for row in group.rows] if outcome.sent else []
-        pending = [group for group, _ in refused] + ([] if outcome.sent else silent)
-        if unsure or not _passes(error, outcome) or now() >= give_up:
-            out = sorted(row for group in pending for row in group.rows)
-            raise PublishError(explain(error, url), accepted, sorted(unsure), out, next_row) from error
-        if not said:
-            log.warning("%s Trying again for %.0f s.", explain(error, url), patience_s)
-            said = True
-        yield Pause(min(backoff.next(), max(0.0, give_up - now())))
-    return last
+    try:
+        while work.pending:
+            if room is not None:
+                try:
+                    yield from room.wait()
+                except RedisRefused as full:
+                    raise _stopped(full, work, next_row) from None
+            payload = work.payload()
+            outcome: Outcome = yield Exchange(payload, len(work.pending))
+            errors, progress = work.take(outcome)
+            if room is not None:
+                room.sent(len(payload))
+            if progress:
+                give_up = now() + patience_s
+                backoff.reset()
+            known = [found for found in errors if error_code(found) != "NOSCRIPT"]
+            numbering.script_known = numbering.script_known and len(known) == len(errors)
+            # A refusal for good comes first: no patience helps.
+            known.sort(key=lambda found: error_code(found) in TRANSIENT)
+            error = known[0] if known else outcome.error
+            if error is None:
+                continue
+            if not _passes(error, outcome) or now() >= give_up:
+                raise _stopped(explain(error, url), work, next_row) from error
+            if not said:
+                log.warning("%s Trying again for %.0f s.", explain(error, url), patience_s)
+                said = True
+            yield Pause(min(backoff.next(), max(0.0, give_up - now())))
+    finally:
+        work.abandon()
+    return work.last
 
 
-def _command(group: Group) -> str:
-    if len(group.entries) == 1:
-        words, text = group.entries[0]
-        return f"*{words + 3}\r\n{_XADD}{bulk(group.key)}{_ANY}{text}"
-    parts = [f"{_COUNTS[words]}{text}" for words, text in group.entries]
-    arguments = sum(words for words, _ in group.entries) + len(group.entries)
-    return f"*{arguments + 4}\r\n{_EVAL}{bulk(group.key)}{''.join(parts)}"
+def _stopped(cause: Red10Error, work: _Appending, next_row: int) -> PublishError:
+    return PublishError(cause, work.accepted, work.rows(doubt=True), work.rows(doubt=False), next_row)
 
 
 def _passes(error: Exception, outcome: Outcome) -> bool:
-    """Whether trying again may help and can do no harm."""
+    """Whether trying again may help: the server refuses for now, or does not answer."""
     if isinstance(error, AuthenticationError):
         return False
-    return error_code(error) in TRANSIENT or not outcome.sent
+    return error_code(error) in TRANSIENT or error is outcome.error
 
 
 def run(client: redis.Redis, steps: Steps, sleep: Callable[[float], None] = time.sleep) -> dict[str, StreamID]:
     """Carry the steps out."""
-    outcome: Outcome | None = None
-    while True:
-        try:
+    outcome: Outcome | Memory | None = None
+    try:
+        while True:
             step = steps.send(outcome)
-        except StopIteration as end:
-            last: dict[str, StreamID] = end.value
-            return last
-        if isinstance(step, Pause):
             outcome = None
-            sleep(step.seconds)
-        else:
-            outcome = _send(client, step)
+            if isinstance(step, Pause):
+                sleep(step.seconds)
+            elif isinstance(step, Probe):
+                with contextlib.suppress(RedisError, OSError):
+                    outcome = Memory.of(client.info("memory"))
+            else:
+                outcome = _send(client, step)
+    except StopIteration as end:
+        last: dict[str, StreamID] = end.value
+        return last
+    finally:
+        steps.close()
 
 
 def _send(client: redis.Redis, exchange: Exchange) -> Outcome:
@@ -233,18 +347,23 @@ def _send(client: redis.Redis, exchange: Exchange) -> Outcome:
 
 async def run_async(client: redis.asyncio.Redis, steps: Steps) -> dict[str, StreamID]:
     """Carry the steps out under asyncio."""
-    outcome: Outcome | None = None
-    while True:
-        try:
+    outcome: Outcome | Memory | None = None
+    try:
+        while True:
             step = steps.send(outcome)
-        except StopIteration as end:
-            last: dict[str, StreamID] = end.value
-            return last
-        if isinstance(step, Pause):
             outcome = None
-            await asyncio.sleep(step.seconds)
-        else:
-            outcome = await _send_async(client, step)
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+            elif isinstance(step, Probe):
+                with contextlib.suppress(RedisError, OSError):
+                    outcome = Memory.of(await client.info("memory"))
+            else:
+                outcome = await _send_async(client, step)
+    except StopIteration as end:
+        last: dict[str, StreamID] = end.value
+        return last
+    finally:
+        steps.close()
 
 
 async def _send_async(client: redis.asyncio.Redis, exchange: Exchange) -> Outcome:

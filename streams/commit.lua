@@ -10,16 +10,21 @@
 -- ARGV[3]  counter    commits so far, as the caller believes
 -- ARGV[4]  successor  counter + 1 (Lua's doubles end at 2^53, so the caller counts)
 -- ARGV[5]  after      the entry that the batch was read after, "0-0" for the beginning
--- ARGV[6]  last       the last entry that was read: the new checkpoint
--- ARGV[7]  group      consumer group whose cursor follows the checkpoint
--- ARGV[8]  entries    entries passed since the stream began, for the group's lag
--- ARGV[9]  trim       drop input entries before this id, "" for none; never past the checkpoint
--- ARGV[10] keep       about how many entries an output stream keeps
--- ARGV[11] entriesread "1" where XGROUP knows ENTRIESREAD (7.0)
--- ARGV[12] n          number of state fields, then n × (field, value)
+-- ARGV[6]  last       the last entry that was read, if only in part
+-- ARGV[7]  checkpoint the last entry that is done: the new checkpoint
+-- ARGV[8]  group      consumer group whose cursor follows the checkpoint
+-- ARGV[9]  entries    entries passed since the stream began, for the group's lag
+-- ARGV[10] trim       drop input entries before this id, "" for none; never past the checkpoint
+-- ARGV[11] keep       about how many entries an output stream keeps
+-- ARGV[12] entriesread "1" where XGROUP knows ENTRIESREAD (7.0)
+-- ARGV[13] foreign    length of the input up to which groups that are not required are waited for
+-- ARGV[14] most       most entries that are taken from such groups at once
+-- ARGV[15] r          number of required groups, then r × name
+-- then                number of state fields, then (field, value) each
 -- then per output:    index into KEYS, number of arguments, field, value, …
 --
--- Answers {word, detail}: FENCED, DUP, RESET, GAP, BROKEN, OK. Scripts have no rollback, so every check comes before the
+-- Answers {word, detail}: FENCED, DUP, RESET, GAP, BROKEN, OK; after OK, {group, entries} for each group that is not
+-- required and lost entries to the trim that it had not read or not acknowledged. Scripts have no rollback, so every check comes before the
 -- first write. The first write is a trim that drops nothing: before 7.0 that is what lets the rest run when memory is
 -- full. The trim that drops input comes last: should a write fail all the same (a user who may not call it), the batch
 -- can be read again.
@@ -61,29 +66,89 @@ end
 
 redis.call('XTRIM', KEYS[3], 'MINID', '0-1')
 
-local setid = {'XGROUP', 'SETID', KEYS[3], ARGV[7], ARGV[6]}
-local create = {'XGROUP', 'CREATE', KEYS[3], ARGV[7], ARGV[6]}
-if ARGV[11] == '1' then
+local setid = {'XGROUP', 'SETID', KEYS[3], ARGV[8], ARGV[7]}
+local create = {'XGROUP', 'CREATE', KEYS[3], ARGV[8], ARGV[7]}
+if ARGV[12] == '1' then
   for _, command in ipairs({setid, create}) do
     command[#command + 1] = 'ENTRIESREAD'
-    command[#command + 1] = ARGV[8]
+    command[#command + 1] = ARGV[9]
   end
 end
 local moved = redis.pcall(unpack(setid))
 if type(moved) == 'table' and moved['err'] then redis.call(unpack(create)) end
 
-redis.call('HSET', KEYS[1], 'counter', ARGV[4], 'nonce', ARGV[2], 'checkpoint', ARGV[6], 'entries', ARGV[8])
-local at = 13
-for _ = 1, tonumber(ARGV[12]) do
+redis.call('HSET', KEYS[1], 'counter', ARGV[4], 'nonce', ARGV[2], 'checkpoint', ARGV[7], 'entries', ARGV[9])
+local at = 16 + tonumber(ARGV[15])
+local fields = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, fields do
   redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
   at = at + 2
 end
 
 while at <= #ARGV do
   local count = tonumber(ARGV[at + 1])
-  redis.call('XADD', KEYS[tonumber(ARGV[at])], 'MAXLEN', '~', ARGV[10], '*', unpack(ARGV, at + 2, at + 1 + count))
+  redis.call('XADD', KEYS[tonumber(ARGV[at])], 'MAXLEN', '~', ARGV[11], '*', unpack(ARGV, at + 2, at + 1 + count))
   at = at + 2 + count
 end
 
-if ARGV[9] ~= '' then redis.call('XTRIM', KEYS[3], 'MINID', ARGV[9]) end
-return {'OK', ''}
+if ARGV[10] == '' then return {'OK', ''} end
+
+-- The trim, in the same breath as the look at who still needs what: an entry is dropped once the scorers, every required
+-- group and, up to a length, every other group are done with it. A required group that does not exist has read nothing.
+local function earlier(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  -- Numbers of 64 bits do not fit Lua's; without leading zeros the longer text is the larger number.
+  if am ~= bm then return #am < #bm or (#am == #bm and am < bm) end
+  return #as < #bs or (#as == #bs and as < bs)
+end
+
+local cut, hold, oldest, waiting, missing = ARGV[10], nil, nil, {}, {}
+for i = 16, 15 + tonumber(ARGV[15]) do missing[ARGV[i]] = true end
+local required = {}
+for name in pairs(missing) do required[name] = true end
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
+  local group = {}
+  for j = 1, #info, 2 do group[info[j]] = info[j + 1] end
+  local name, done = group['name'], group['last-delivered-id']
+  missing[name] = nil
+  if name ~= ARGV[8] then
+    if group['pending'] > 0 then
+      -- What was deleted stays pending: only what is still there counts.
+      oldest = oldest or redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1][1]
+      local first = redis.call('XPENDING', KEYS[3], name, oldest, '+', 1)[1]
+      if first and earlier(first[1], done) then done = first[1] end
+    end
+    if earlier(done, cut) then
+      if required[name] then
+        cut = done
+      else
+        waiting[#waiting + 1] = {name = name, done = done, delivered = group['last-delivered-id']}
+      end
+    end
+  end
+end
+if next(missing) then return {'OK', ''} end
+hold = cut
+for _, group in ipairs(waiting) do
+  if earlier(group.done, hold) then hold = group.done end
+end
+redis.call('XTRIM', KEYS[3], 'MINID', hold)
+local answer = {'OK', ''}
+local excess = redis.call('XLEN', KEYS[3]) - tonumber(ARGV[13])
+if hold ~= cut and excess > 0 then
+  local dropped = redis.call('XRANGE', KEYS[3], '-', '(' .. cut, 'COUNT', math.min(excess, tonumber(ARGV[14])))
+  if #dropped > 0 then
+    local last = dropped[#dropped][1]
+    for _, group in ipairs(waiting) do
+      local lost = #redis.call('XPENDING', KEYS[3], group.name, dropped[1][1], last, #dropped)
+      for _, entry in ipairs(dropped) do
+        if earlier(group.delivered, entry[1]) then lost = lost + 1 end
+      end
+      if lost > 0 then answer[#answer + 1] = {group.name, lost} end
+    end
+    redis.call('XTRIM', KEYS[3], 'MAXLEN', redis.call('XLEN', KEYS[3]) - #dropped)
+  end
+end
+return answer

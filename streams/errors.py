@@ -45,3 +45,15 @@ class RedisRefused(Red10Error):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
+
+
+class BrokenKey(Red10Error):
+    """`key` holds something of the wrong type where Red10 keeps a `kind`: nothing was written, people must act."""
+
+    def __init__(self, key: str, kind: str) -> None:
+        super().__init__(
+            f"{key} is no {kind}. Nothing is lost and nothing was written; rename it (redis-cli RENAME '{key}' "
+            f"'{key}:old') or delete it, and the work goes on"
+        )
+        self.key = key
+        self.kind = kind

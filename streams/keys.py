@@ -12,11 +12,15 @@ a Redis Cluster can spread partitions:
     red10:{T:p}:state          hash    the partition's state, written by the commit only
     red10:{T:p}:lease          string  the owner's random token, with a time to live
     red10:{T:p}:publishers     hash    last sequence number and entry id per publisher
+    red10:{T:p}:retried        zset    dead letters of other partitions that were published here again -> when, ms
     red10:{T}:tenant           hash    partition count and pipeline, fixed at creation
     red10:{T}:members          zset    worker name -> last heartbeat, Redis time in ms
     red10:{T}:wake             pubsub  a lease was released
     red10:{T}:requests         stream  training and prediction requests, group `trainers`
     red10:{T}:results          stream  what became of each request
+    red10:{T}:answered         zset    requests that have their answer -> when they were posted, ms
+    red10:{T}:attempts         hash    request under way -> history of its deliveries, JSON
+    red10:{T}:dead             stream  requests that were given up
     red10:{T}:posted           zset    ids of requests that are posted once only -> when, ms
     red10:{T}:monitor          hash    how far the monitor is, and what it knows of each series
     red10:tenants              zset    tenant -> creation time, ms
@@ -117,6 +121,11 @@ class PartitionKeys:
         """Hash: last sequence number and entry id per publisher."""
         return self._key("publishers")
 
+    @property
+    def retried(self) -> str:
+        """Sorted set: dead letters of other partitions that were published here again."""
+        return self._key("retried")
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -162,6 +171,21 @@ class Keys:
     def results(self) -> str:
         """Stream: what became of each request."""
         return self._key("results")
+
+    @property
+    def answered(self) -> str:
+        """Sorted set: requests that have their answer."""
+        return self._key("answered")
+
+    @property
+    def attempts(self) -> str:
+        """Hash: histories of the requests under way."""
+        return self._key("attempts")
+
+    @property
+    def dead(self) -> str:
+        """Stream: requests that were given up."""
+        return self._key("dead")
 
     @property
     def posted(self) -> str:

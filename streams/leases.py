@@ -14,6 +14,15 @@ import redis.asyncio
 
 from streams.keys import Keys, PartitionKeys
 
+# KEYS: lease. ARGV: token, ttl in ms. When memory is full SET is refused, but not behind a write that is not; without
+# that, nobody could take over from an owner that died then, and only an owner can free memory.
+_ACQUIRE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
 # KEYS: lease. ARGV: token, ttl in ms. PEXPIRE works when memory is full, SET does not.
 _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -43,7 +52,7 @@ def new_token(worker: str) -> str:
 
 async def acquire(client: redis.asyncio.Redis, keys: PartitionKeys, token: str, lease_ms: int) -> bool:
     """Take the lease if nobody holds it."""
-    return bool(await client.set(keys.lease, token, nx=True, px=lease_ms))
+    return bool(await _eval(client, _ACQUIRE, keys.lease, token, str(lease_ms)))
 
 
 async def renew(client: redis.asyncio.Redis, keys: PartitionKeys, token: str, lease_ms: int) -> bool:

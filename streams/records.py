@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from streams.errors import BadName, BadRecord
 from streams.ids import Source
+from streams.raw import named
 from streams.series import Series, check_symbol
 
 
@@ -29,6 +30,8 @@ def _from_json(value: object) -> object:
 Vector = Annotated[tuple[float | None, ...], BeforeValidator(_from_json)]
 Flags = Annotated[tuple[bool, ...], BeforeValidator(_from_json)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_from_json)]
+#: The raw fields of an entry (`streams.raw`).
+RawFields = Annotated[dict[str, str] | tuple[str, ...], BeforeValidator(_from_json)]
 
 
 def number_text(value: float) -> str:
@@ -245,9 +248,28 @@ class DeadLetter(Record):
     reason: str = Field(description="one short word, as in the metric's label")
     detail: str
     src: str
-    fields: Annotated[dict[str, str], BeforeValidator(_from_json)] = Field(
-        description="the raw fields; bytes that are no UTF-8 escaped"
-    )
+    fields: RawFields = Field(description="the raw fields; bytes that are no UTF-8, and backslashes, escaped")
+
+    @property
+    def symbol(self) -> str:
+        """The symbol that the entry names; empty if it names none."""
+        return named(self.fields).get("symbol", "")
+
+
+class DeadRequest(Record):
+    """A request that was given up: its history, and its raw fields."""
+
+    what: ClassVar[str] = "dead request"
+
+    reason: str = Field(description="one short word")
+    detail: str
+    request: str = Field(description="entry id of the request")
+    deliveries: int = Field(description="how often it was delivered to a trainer")
+    consumers: Names = Field(description="the trainers that it was delivered to")
+    first: int = Field(description="first delivery, ns")
+    last: int = Field(description="last delivery, ns")
+    last_reason: str | None = Field(None, description="why the last delivery came to nothing")
+    fields: RawFields = Field(description="the raw fields, as of a dead letter")
 
 
 def finite(value: float | None) -> float | None:

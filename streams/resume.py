@@ -7,8 +7,10 @@ is still there.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import ResponseError
@@ -24,13 +26,15 @@ class Input:
 
     Attributes:
         last: the last id that the stream gave out; `None` if there is no stream.
-        anchor: whether the checkpoint's entry is in it.
+        anchor: whether the checkpoint's entry is in it, and the one that was read in part, if any.
+        group: whether the scorers' consumer group is there.
         gone: how many entries it had that are no longer in it, if all that are were added after the checkpoint; else
             `None`, as before Redis 7.
     """
 
     last: StreamID | None
     anchor: bool
+    group: bool = True
     gone: int | None = None
 
 
@@ -42,17 +46,26 @@ class Resume(enum.Enum):
     ANEW = "anew"  #: the stream is gone, or its ids fell behind the checkpoint: a new incarnation
 
 
-def resume(checkpoint: StreamID, found: Input) -> Resume:
-    """Decide. Pure."""
-    if checkpoint == ZERO or found.anchor:
+def resume(tip: StreamID, found: Input) -> Resume:
+    """Decide. Pure.
+
+    Args:
+        tip: the last entry of which anything was consumed, `ZERO` for none.
+    """
+    if tip == ZERO or found.anchor:
         return Resume.GO_ON
-    if found.last is None or found.last < checkpoint:
+    if found.last is None or found.last < tip:
         return Resume.ANEW
     return Resume.GAP
 
 
-async def look(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> Input:
+async def look(
+    client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID, within: StreamID | None = None
+) -> Input:
     """Read what `resume` decides on.
+
+    Args:
+        within: the entry after the checkpoint, if part of it was consumed.
 
     Raises:
         RedisError: as the client raises it; WRONGTYPE if the key is no stream.
@@ -61,13 +74,33 @@ async def look(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: Str
         info = await client.xinfo_stream(keys.ticks)
     except ResponseError as error:
         if "no such key" in str(error):
-            return Input(None, False)
+            return Input(None, False, group=False)
         raise
-    anchor = await client.xrange(keys.ticks, str(checkpoint), str(checkpoint), 1)
+    anchor = True
+    for entry in (checkpoint, within):
+        if entry is not None and entry != ZERO:
+            anchor = anchor and bool(await client.xrange(keys.ticks, str(entry), str(entry), 1))
+    groups = await client.xinfo_groups(keys.ticks)
+    named = any(group["name"] == SCORERS.encode() for group in groups)
     added, first = info.get("entries-added"), info["first-entry"]
     unread = first is None or StreamID.parse(first[0]) > checkpoint
     gone = None if added is None or not unread else int(added) - int(info["length"])
-    return Input(StreamID.parse(info["last-generated-id"]), bool(anchor), gone)
+    return Input(StreamID.parse(info["last-generated-id"]), anchor, named, gone)
+
+
+async def restore_group(
+    client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID, entries: int, *, modern: bool
+) -> None:
+    """Make the scorers' group anew at the checkpoint, as the next commit would; done twice it does no harm.
+
+    Args:
+        entries: input entries passed.
+        modern: whether the server knows ENTRIESREAD (7.0).
+    """
+    words = ("XGROUP", "CREATE", keys.ticks, SCORERS, str(checkpoint))
+    with contextlib.suppress(ResponseError):  # the stream is gone as well, or somebody was faster
+        raw: Any = client
+        await raw.execute_command(*words, *(("ENTRIESREAD", str(entries)) if modern else ()))
 
 
 async def lag(client: redis.asyncio.Redis, keys: PartitionKeys, checkpoint: StreamID) -> int | None:

@@ -84,9 +84,18 @@ class Settings(BaseSettings):
     # Where
     tenant: str = Field("default", description="name under which all keys of this deployment stand")
     streams_url: SecretStr | None = Field(None, description="Redis for streams; unset: embedded server")
-    models_url: SecretStr | None = Field(None, description="Redis for models; unset: embedded server")
+    models_url: SecretStr | None = Field(
+        None, description="Redis for models, or a snapshot: rdb:///PATH, s3://BUCKET/KEY; unset: embedded server"
+    )
     data_dir: Path = Field(Path("red10-data"), description="directory of the embedded servers")
     redis_server: Path | None = Field(None, description="redis-server binary of the embedded servers; unset: found")
+    snapshot_memory_mb: int = Field(
+        0, ge=0, le=1 << 22, description="most memory of the server that loads a snapshot, MB; 0: by the file's size"
+    )
+    s3_endpoint: str | None = Field(None, description="URL of a store that speaks S3; unset: as boto3 is configured")
+    s3_checksums: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="checksums that boto3 adds, which some stores refuse"
+    )
     partitions: int = Field(8, ge=1, le=4096, description="partitions, fixed when the tenant is created")
 
     # The pipeline, fixed when the tenant is created
@@ -103,13 +112,29 @@ class Settings(BaseSettings):
         (5, 10, 15, 20, 25, 30), min_length=1, description="horizons forecast, in bars"
     )
 
+    # Publishers
+    memory_mark: float = Field(
+        0.8, ge=0, le=1, description="share of the streams Redis's memory at which publishers hold back; 0: never"
+    )
+    on_full: Literal["block", "refuse"] = Field(
+        "block", description="what publishers do at the mark: wait for room, or raise"
+    )
+
     # Consumers
     lease_ms: int = Field(5000, ge=200, le=600_000, description="time to live of a partition's lease, ms")
-    batch_ticks: int = Field(2000, ge=1, le=100_000, description="most entries read into one batch")
+    batch_ticks: int = Field(50_000, ge=1, le=1_000_000, description="most ticks in one batch")
     batch_outputs: int = Field(4000, ge=10, le=15_000, description="most output entries in one commit")
     block_ms: int = Field(500, ge=1, le=60_000, description="how long one read waits for entries, ms")
     follow_ms: int = Field(2000, ge=50, le=600_000, description="how often the release in force is looked up, ms")
-    keep_ticks_s: int = Field(86_400, ge=0, description="how long consumed ticks are kept, s")
+    keep_ticks_s: int = Field(
+        86_400, ge=0, description="how long consumed ticks are kept, s; less while Redis is above memory_mark"
+    )
+    required_groups: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="other consumer groups that must have read a tick before it is dropped"
+    )
+    foreign_entries: int = Field(
+        100_000, ge=0, description="entries of a partition up to which groups that are not required are waited for"
+    )
     keep_outputs: int = Field(1_000_000, ge=1000, description="most entries kept in each output stream, about")
 
     # Training
@@ -121,7 +146,14 @@ class Settings(BaseSettings):
     min_rows: int = Field(250, ge=10, description="fewest training rows a model is fitted on")
     max_bars: int = Field(20_000, ge=100, description="most bars a model is trained on, the newest")
     seed: int = Field(0, ge=0, description="seed of the fits")
+    claim_idle_ms: int = Field(
+        30_000, ge=500, le=86_400_000, description="silence after which a trainer's request is taken over, ms"
+    )
+    max_deliveries: int = Field(5, ge=1, le=1000, description="deliveries after which a request is given up")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
+
+    check_memory_mb: int = Field(2048, ge=64, le=1 << 20, description="most memory of the check of new versions, MB")
+    check_timeout_s: float = Field(60, gt=0, le=3600, description="how long the check of new versions may take, s")
 
     # Monitor
     retrain_interval_s: int = Field(
@@ -139,17 +171,13 @@ class Settings(BaseSettings):
     keep_releases: int = Field(
         100, ge=1, le=10_000, description="last releases whose versions are never removed, to go back to"
     )
-    s3_endpoint: str | None = Field(None, description="URL of a store of objects for s3://; unset: boto3's own")
-    s3_checksums: Literal["when_supported", "when_required"] = Field(
-        "when_required", description="whether boto3 adds checksums that some stores refuse"
-    )
 
     # Web
     web_host: str = Field("127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(6066, ge=0, le=65_535, description="port of /metrics and /health; taken: a free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="least level that is logged")
 
-    @field_validator("intervals", "columns", "horizons", mode="before")
+    @field_validator("intervals", "columns", "horizons", "required_groups", mode="before")
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return _split(value)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
+import redis.asyncio
 from pydantic import ValidationError
 
 from streams.errors import ConfigurationError, TenantMismatch
@@ -66,15 +67,37 @@ def open_tenant(client: redis.Redis, settings: Settings, origins: Origins | None
         seconds, micros = client.time()
         now = seconds * 1000 + micros // 1000
         with client.pipeline(transaction=True) as pipe:
-            pipe.hsetnx(keys.meta, "partitions", str(settings.partitions))
-            pipe.hsetnx(keys.meta, "pipeline", settings.pipeline.canonical())
-            pipe.hsetnx(keys.meta, "created", str(now))
+            _write(pipe, keys, settings.partitions, settings.pipeline, now)
             pipe.execute()
         client.zadd(TENANTS, {settings.tenant: now}, nx=True)
         found = find_tenant(client, settings.tenant)
         assert found is not None, "just written"
     _compare(settings, origins, found)
     return found
+
+
+def _write(pipe: Any, keys: Keys, partitions: int, pipeline: Pipeline, now_ms: int) -> None:
+    """Have a pipeline, of whichever client, write what is fixed, unless it is there."""
+    pipe.hsetnx(keys.meta, "partitions", str(partitions))
+    pipe.hsetnx(keys.meta, "pipeline", pipeline.canonical())
+    pipe.hsetnx(keys.meta, "created", str(now_ms))
+
+
+async def keep_tenant(client: redis.asyncio.Redis, tenant: Tenant) -> bool:
+    """Write a tenant that is gone, as after FLUSHALL, as it was opened.
+
+    Returns:
+        Whether it was gone.
+    """
+    if await client.exists(tenant.keys.meta):
+        return False
+    seconds, micros = await client.time()
+    now = seconds * 1000 + micros // 1000
+    async with client.pipeline(transaction=True) as pipe:
+        _write(pipe, tenant.keys, tenant.partitions, tenant.pipeline, now)
+        await pipe.execute()
+    await client.zadd(TENANTS, {tenant.keys.tenant: now}, nx=True)
+    return True
 
 
 def _compare(settings: Settings, origins: Mapping[str, str] | None, stored: Tenant) -> None:

@@ -108,7 +108,7 @@ class Wanted:
     def wants(self, record: Record, entry: StreamID) -> bool:
         """Whether this record is wanted."""
         if isinstance(record, DeadLetter):
-            name, series, at = record.fields.get("symbol", ""), "", entry.ms * 1_000_000
+            name, series, at = record.symbol, "", entry.ms * 1_000_000
         elif isinstance(record, Signal | Prediction | Outcome | Bar):
             name, series = record.series.partition(":")[0], record.series
             at = record.end if isinstance(record, Bar) else record.ts

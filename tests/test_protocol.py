@@ -37,9 +37,12 @@ from modelstore.trees import encode_forest
 from modelstore.verdicts import KEPT, MAX_REASON, Note
 from modelstore.version import NewVersion
 from streams import records
-from streams.codec import Clock, ReleaseSwitch, decode
+from streams.block import MAGIC, MOST_TICKS, VERSION
+from streams.codec import decode
+from streams.columns import Ticks
+from streams.decoded import Clock, ReleaseSwitch
 from streams.keys import STORE, TENANTS, Keys, PartitionKeys
-from streams.publish import clock_fields, release_fields
+from streams.publish import BLOCK_FROM, clock_fields, group_ticks, release_fields
 from streams.records import Record
 from streams.series import partition_of
 from streams.settings import load_settings
@@ -110,7 +113,9 @@ def test_every_field_of_a_record_is_documented_and_none_is_invented(name: str) -
 
 def test_every_table_is_of_a_record_or_control_entry() -> None:
     named = {(match[1], match[2]) for match in TABLE.finditer(PAGE)}
-    assert named == {("record", name) for name in RECORDS} | {("control", "clock"), ("control", "release")}
+    assert named == {("record", name) for name in RECORDS} | {
+        ("control", name) for name in ("block", "clock", "release")
+    }
 
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
@@ -127,6 +132,27 @@ def test_the_examples_of_control_entries_are_what_is_written_and_read() -> None:
     assert release_fields(release["release"]) == release
     entries = [(b"1-0", [w.encode() for pair in fields.items() for w in pair]) for fields in (clock, release)]
     assert [type(part) for part in decode(entries).parts] == [Clock, ReleaseSwitch]
+
+
+def test_a_block_is_documented_as_it_is_written() -> None:
+    """Its layout is held byte by byte by tests/streams/test_block.py."""
+    rows = {code(row["field"]): row for row in table("control", "block")}
+    packed = group_ticks(Ticks.from_rows([("SPY", 1.0, 1.0, 1)]), lambda symbol: Keys("t").partition(0))[0].packed(
+        "always"
+    )
+    words = packed.data.split(b"\r\n")
+    assert [words[3].decode(), words[5].decode(), words[7].decode()] == ["kind", code(rows["kind"]["example"]), "data"]
+    layout = PAGE[PAGE.index("| offset | bytes | what |") :].split("\n\n")[0]
+    assert f"`{MAGIC.decode()}`" in layout
+    assert f"version of the format, {VERSION} |" in layout
+    assert f"1 to {MOST_TICKS:,} |" in layout
+    assert f"at least {BLOCK_FROM} ticks go to a" in PAGE
+
+
+def test_every_answer_to_a_publisher_is_documented() -> None:
+    script = (Path(__file__).parent.parent / "streams" / "publish.lua").read_text(encoding="utf-8")
+    rows = PAGE[PAGE.index("| answer | means | the publisher |") :].split("\n\n")[0].splitlines()[2:]
+    assert {code(cells(row)[0]) for row in rows} == set(re.findall(r"return \{'(\w+)'", script))
 
 
 def properties(keys: Any) -> set[str]:
@@ -156,10 +182,14 @@ def test_every_reason_of_a_dead_letter_is_documented() -> None:
     """The words are those that the scorer and its codec use."""
     root = Path(__file__).parent.parent
     used: set[str] = set()
-    for source in (root / "streams" / "codec.py", root / "consumers" / "scorer.py"):
+    for source in (
+        root / "streams" / "codec.py",
+        root / "consumers" / "scorer.py",
+        root / "consumers" / "partition.py",
+    ):
         text = source.read_text(encoding="utf-8")
         used |= set(re.findall(r'(?:BadRecord|Unusable)\("(\w+)"', text))
-        used |= set(re.findall(r'_bury\(batch, "(\w+)"', text))
+        used |= set(re.findall(r'(?:_bury\(batch|dead_fields\(|set_aside\(decoded),? ?"(\w+)"', text))
     rows = PAGE[PAGE.index("| reason | what was wrong |") :].split("\n\n")[0].splitlines()[2:]
     assert {code(cells(row)[0]) for row in rows} == used
 

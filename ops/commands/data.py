@@ -109,6 +109,10 @@ def replay(
     ] = None,
     start: Annotated[str | None, typer.Option("--start", metavar="TIME", help="First event time.")] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Event time to stop before.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Publish under a name: the same command goes on where it stopped, or was killed."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Publish ticks or bars from files, merged by time.
@@ -120,6 +124,7 @@ def replay(
 
     from ops.commands.times import parse_time
     from producers.publisher import TickPublisher
+    from producers.replay import first_new
     from producers.replay import replay as run
     from producers.tables import load_ticks
     from streams.series import Interval
@@ -138,22 +143,31 @@ def replay(
     settings, origins = session.load()
     with (
         session.roles(settings, "streams") as roles,
-        TickPublisher(roles.settings, origins=origins) as publisher,
+        TickPublisher(roles.settings, origins=origins, publisher=name) as publisher,
     ):
+        chosen = [table.slice(*bounds) for table in tables]
+        paced_from = None
+        if name is not None and factor is not None:
+            paced_from = first_new(chosen, publisher.positions(), publisher.tenant.partition_of)
         done = _with_progress(
             session,
-            [table.slice(*bounds) for table in tables],
-            lambda chosen, on_progress, sleep: run(
-                publisher, chosen, speed=factor, on_progress=on_progress, sleep=sleep
+            chosen,
+            lambda tables, on_progress, sleep: run(
+                publisher, tables, speed=factor, paced_from=paced_from, on_progress=on_progress, sleep=sleep
             ),
         )
         intervals = publisher.tenant.pipeline.parsed_intervals
+        numbering = publisher.numbering
     if json:
         from dataclasses import asdict
 
-        session.json(asdict(done))
+        session.json({**asdict(done), "passed_over": numbering.passed_over, "lost": numbering.lost})
         return
     _say_done(session, done, _symbols(tables), intervals[-1].ns, time.time_ns())
+    if numbering.passed_over:
+        session.say(f"{numbering.passed_over} of them were in the log already, under the name {name}.")
+    if numbering.lost or numbering.resets:
+        session.say("Redis lost ticks on the way that it had acknowledged (deleted, or restored from an older state).")
 
 
 def _speed(text: str) -> float | None:

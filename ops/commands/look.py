@@ -48,7 +48,7 @@ def status_json(found: Status, roles: Roles) -> dict[str, Any]:
         server["pid"] = held.pid if held else None
         server["port"] = held.port if held else None
     for partition in value["partitions"] or ():
-        for name in ("checkpoint", "last"):
+        for name in ("checkpoint", "oldest", "last"):
             if partition[name] is not None:
                 partition[name] = f"{partition[name][0]}-{partition[name][1]}"
     return value
@@ -62,6 +62,8 @@ def _show_status(session: Session, found: Status, roles: Roles) -> None:
         held = roles.embedded.get(server.role)
         where = f"127.0.0.1:{held.port}, process {held.pid}" if held else server.url
         memory = None if server.memory is None else f"{server.memory / 2**20:.1f} MiB"
+        if server.memory is not None and server.memory_limit:
+            memory = f"{memory} ({server.memory / server.memory_limit:.0%})"
         rows.append((server.role, where, server.version or "away", memory, show_age(server.uptime_s)))
     session.table(("server", "where", "version", "memory", "up for"), rows)
     for server in found.servers:
@@ -86,12 +88,20 @@ def _show_work(session: Session, found: Status) -> None:
         )
         return
     session.text(f"tenant {found.tenant}: {len(found.partitions)} partitions")
-    columns = ("part", "owner", "consumed up to", "lag", "release", "dead")
+    columns = ("part", "owner", "oldest entry", "consumed up to", "lag", "release", "dead")
     rows = [
-        (p.partition, p.owner or "nobody", p.checkpoint, show_lag(p), _short(p.release), p.dead)
+        (p.partition, p.owner or "nobody", p.oldest, p.checkpoint, show_lag(p), _short(p.release), p.dead)
         for p in found.partitions
     ]
     session.table(columns, rows, right=("part", "lag", "dead"))
+    others = [
+        (p.partition, name, "unknown" if behind is None else behind)
+        for p in found.partitions
+        for name, behind in p.groups.items()
+    ]
+    if others:
+        session.line("")
+        session.table(("part", "other group", "lag"), others, right=("part", "lag"))
     session.line("")
     if found.members:
         members = ", ".join(f"{m.name} (seen {show_age(max(0, m.age_ms) / 1000)} ago)" for m in found.members)
@@ -102,7 +112,12 @@ def _show_work(session: Session, found: Status) -> None:
         waiting = "unknown" if found.training.waiting is None else str(found.training.waiting)
         session.text(
             f"training: {found.training.requests} requests, {waiting} not taken up, {found.training.pending} being done"
+            f"{_given_up(found.training.dead)}"
         )
+
+
+def _given_up(dead: int) -> str:
+    return f", {dead} given up (`red10 dead list`)" if dead else ""
 
 
 def show_lag(partition: PartitionStatus) -> str:

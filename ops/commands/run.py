@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from typing import Annotated
 
@@ -79,19 +80,26 @@ def worker(
     ] = False,
 ) -> None:
     """Run one scorer, trainer or monitor until Ctrl-C; several share the work, one monitor is enough."""
-    from ops.embedded import kept_running
+    if role is WorkerRole.scorer:
+        # Whatever a start makes is there to stay; `run_scorer` begins to look for garbage when it is done.
+        gc.disable()
+    from ops.embedded import kept_running, refuse_snapshot
     from ops.supervise import stop_when_orphaned
 
     settings, origins = session.load()
     if lifeline:
         stop_when_orphaned()
+    if role is not WorkerRole.scorer:
+        refuse_snapshot(settings, f"a {role.value}")
     # Under `up` it is `up` that keeps the servers running.
     with (
-        session.roles(settings, "streams", "models") as roles,
+        session.roles(settings, "streams", "models", wait=False) as roles,
         kept_running(() if lifeline else roles.embedded.values(), session.say),
     ):
+        # What takes longest of a start, while a snapshot is loaded beside.
         from consumers.worker import run_monitor, run_scorer, run_trainer
 
+        roles.wait()
         if role is WorkerRole.trainer:
             run_trainer(roles.settings, origins)
         elif role is WorkerRole.monitor:

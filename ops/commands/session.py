@@ -70,11 +70,11 @@ class Session:
         return load_settings(**self.flags, **more)
 
     @contextmanager
-    def roles(self, settings: Settings, *roles: Role) -> Iterator[Roles]:
-        """The URLs of the roles; embedded servers are attached to or started."""
+    def roles(self, settings: Settings, *roles: Role, wait: bool = True) -> Iterator[Roles]:
+        """The URLs of the roles; embedded servers are attached to or started. `wait`: see `open_roles`."""
         from ops.embedded import open_roles
 
-        with open_roles(settings, roles, self.say) as found:
+        with open_roles(settings, roles, self.say, wait=wait) as found:
             yield found
 
     @property

@@ -11,7 +11,8 @@ from consumers.scorer import Scorer, releases_in
 from consumers.spec import Spec
 from consumers.state import PartitionState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
-from streams.codec import RawEntry, decode
+from streams.codec import decode
+from streams.decoded import Decoded, RawEntry
 from streams.keys import PartitionKeys
 
 
@@ -40,7 +41,10 @@ class Store:
 
     def run(self, scorer: Scorer, entries: Sequence[RawEntry]) -> None:
         """Compute a batch and write what it causes."""
-        decoded = decode(entries)
+        self.take(scorer, decode(entries))
+
+    def take(self, scorer: Scorer, decoded: Decoded) -> None:
+        """The same with a batch that is decoded already, or a window of one."""
         known = {release: self.releases[release] for release in releases_in(decoded) if release in self.releases}
         computed = scorer.compute(decoded, known)
         for key, fields in computed.outputs:
@@ -50,7 +54,7 @@ class Store:
         counter = int(self.state.get(b"counter", b"0")) + 1
         self.state |= {
             b"counter": str(counter).encode(),
-            b"checkpoint": str(computed.last).encode(),
+            b"checkpoint": str(computed.checkpoint).encode(),
             b"entries": str(scorer.state.entries).encode(),
         }
         for name, count in computed.counts.items():

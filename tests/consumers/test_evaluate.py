@@ -28,7 +28,7 @@ from modelstore.releases import Releases
 from modelstore.store import ModelStore
 from producers.bars import Bars, to_ticks
 from producers.controls import FIRST, LAST, planted, weekdays
-from streams.codec import RawEntry
+from streams.decoded import RawEntry
 from streams.keys import Keys
 from streams.records import Outcome, Prediction
 from streams.series import partition_of

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumers.deliveries import How
 from consumers.metrics import Metrics
 from streams.commit import Answer
 from streams.keys import SCORERS, Keys
@@ -58,7 +59,11 @@ def everything(metrics: Metrics) -> None:
     metrics.lag(TICKS, SCORERS, 1)
     metrics.release("r", loaded=1, refused=0, oldest_created_ms=1)
     metrics.redis("models", up=True)
+    metrics.input_lost(TICKS, "old", 1)
+    metrics.memory(1, 2)
     metrics.trained(["done"], 30, 1.0)
+    metrics.delivered(How.NEW)
+    metrics.dead_requests(Keys("t").dead, 1)
     metrics.monitored(outcomes=1, promotions=1, drifts=1, requests=1)
 
 
@@ -137,7 +142,7 @@ def test_the_lag_of_a_partition_that_was_given_up_is_not_told_any_more(metrics: 
 def test_gauges_have_no_sample_before_their_value_is_known(metrics: Metrics) -> None:
     found = samples(metrics)
     gauges = re.findall(r"^# TYPE (\w+) gauge$", metrics.render().decode(), re.MULTILINE)
-    assert len(gauges) == 8
+    assert len(gauges) == 11
     assert not set(gauges) & set(found)
 
 
@@ -184,6 +189,21 @@ def test_training_is_counted_by_what_became_of_each_request(metrics: Metrics) ->
     assert value(metrics, "red10_training_requests_total", status="failed") == 0
     assert value(metrics, "red10_models_trained_total") == 60
     assert value(metrics, "red10_training_seconds_sum") == 2.5
+
+
+def test_deliveries_are_counted_by_how_a_request_came_to_the_trainer(metrics: Metrics) -> None:
+    metrics.delivered(How.CLAIMED)
+    for how in How:
+        assert value(metrics, "red10_request_deliveries_total", how=how) == (how is How.CLAIMED)
+
+
+def test_dead_requests_that_are_not_known_have_no_sample(metrics: Metrics) -> None:
+    dead = Keys("t").dead
+    metrics.dead_requests(dead, None)
+    metrics.dead_requests(dead, 2)
+    assert value(metrics, "red10_dead_requests", stream=dead) == 2
+    metrics.dead_requests(dead, None)
+    assert value(metrics, "red10_dead_requests", stream=dead) is None
 
 
 def test_two_workers_in_one_process_share_nothing() -> None:

@@ -70,6 +70,10 @@ class Loop:
         raise AssertionError("no release was loaded")
 
 
+async def kept() -> bool:
+    return False
+
+
 @asynccontextmanager
 async def worker(server: Server, name: str) -> AsyncIterator[tuple[Ownership, asyncio.Event]]:
     """A worker that shares the partitions; setting the event stops it."""
@@ -81,6 +85,7 @@ async def worker(server: Server, name: str) -> AsyncIterator[tuple[Ownership, as
             partitions=PARTITIONS,
             lease_ms=LEASE_MS,
             make_task=lambda partition, token: cast(PartitionTask, Loop(partition, token)),
+            keep_tenant=kept,
         )
         stop = asyncio.Event()
         running = asyncio.create_task(ownership.run(stop))

@@ -36,6 +36,10 @@ def test_who_stands_in_keeps_the_partition_for_a_while() -> None:
     assert wanted("a", CREW, {absent}, {}, 6) == set()
 
 
+async def kept() -> bool:
+    return False
+
+
 class FakeTask:
     """A loop that does nothing, and ends when told to, unless it is stubborn."""
 
@@ -77,8 +81,9 @@ class Crew:
             return cast(PartitionTask, made[partition])
 
         found = Ownership(
-            self.link, KEYS, worker=name, partitions=partitions, lease_ms=self.lease_ms, make_task=make_task
-        )
+            self.link, KEYS, worker=name, partitions=partitions, lease_ms=self.lease_ms, make_task=make_task,
+            keep_tenant=kept,
+        )  # fmt: skip
         stop = asyncio.Event()
         loop = asyncio.create_task(found.run(stop))
         try:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 from typing import Any
@@ -8,16 +7,14 @@ from typing import Any
 import pytest
 import redis
 
-from consumers import request_queue
 from consumers import requests as requests_module
-from consumers.request_queue import RequestQueue
-from consumers.requests import ResultsLate, post_once, post_request, post_requests, wait_results
-from streams.clients import connect, connect_async
+from consumers.requests import ResultsLate, post_once, post_request, wait_results
+from streams.clients import connect
 from streams.errors import BadRecord
 from streams.ids import StreamID
-from streams.keys import TRAINERS, Keys
+from streams.keys import Keys
 from streams.records import TrainingRequest, TrainingResult
-from tests.consumers.asking import asked, entries, idle_ms, pending
+from tests.consumers.asking import asked, entries
 from tests.servers import Server
 
 KEYS = Keys("t")
@@ -107,133 +104,6 @@ def test_entries_that_are_no_result_of_ours_are_passed_over(client: redis.Redis)
         client.xadd(KEYS.results, fields)
     put_result(client, result(entry))
     assert set(wait_results(client, KEYS, [entry], timeout_s=5)) == {entry}
-
-
-async def test_entries_that_are_no_result_do_not_keep_a_trainer_from_starting(
-    server: Server, client: redis.Redis
-) -> None:
-    for fields in JUNK:
-        client.xadd(KEYS.results, fields)
-    entry = post_request(client, KEYS, asked("A:1d"))
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        assert await queue.read(1) == []
-        assert [found for found, _ in await queue.read(1000)] == [entry]
-
-
-async def test_results_are_kept_up_to_a_number(
-    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_queue, "KEEP_RESULTS", 1)
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        await queue.read(1)
-        answer = [(StreamID(1, number), result(StreamID(1, number))) for number in range(300)]
-        await queue.answer(answer)
-        # Redis drops whole nodes of 100 entries.
-        assert 1 <= client.xlen(KEYS.results) <= 200
-
-
-async def test_requests_posted_at_once_reach_a_waiting_trainer_as_one_batch(
-    server: Server, client: redis.Redis
-) -> None:
-    async with connect_async(server.url, block_ms=5000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        await queue.read(1)
-        reading = asyncio.create_task(queue.read(5000))
-        while not client.info("clients")["blocked_clients"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        posted = await asyncio.to_thread(post_requests, client, KEYS, [asked(f"{name}:1d") for name in "ABC"])
-        assert [found for found, _ in await reading] == posted
-
-
-async def test_a_result_that_does_not_fit_into_memory_leaves_its_request_pending(
-    server: Server, client: redis.Redis
-) -> None:
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        await queue.read(1)
-        entry = post_request(client, KEYS, asked("A:1d"))
-        await queue.read(1000)
-        client.config_set("maxmemory", 1)
-        try:
-            with pytest.raises(redis.RedisError, match="maxmemory"):
-                await queue.answer([(entry, result(entry))])
-        finally:
-            client.config_set("maxmemory", 0)
-        assert pending(client, KEYS) == 1
-        await queue.answer([(entry, result(entry))])
-        assert pending(client, KEYS) == 0
-
-
-async def test_a_request_is_pending_until_it_is_answered(server: Server, client: redis.Redis) -> None:
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        assert await queue.read(1) == []
-        entry = post_request(client, KEYS, asked("A:1d"))
-        first = await queue.read(1000)
-        assert [found for found, _ in first] == [entry]
-        assert await queue.read(1) == first, "not answered: handed out again"
-        await queue.answer([(entry, result(entry))])
-        assert await queue.read(1) == []
-        assert pending(client, KEYS) == 0
-        assert client.xlen(KEYS.results) == 1
-
-
-async def test_requests_of_a_dead_trainer_are_taken_over_and_those_of_a_live_one_are_not(
-    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with connect_async(server.url, block_ms=1000) as own:
-        live, other = RequestQueue(own, KEYS, "live"), RequestQueue(own, KEYS, "other")
-        await live.read(1)
-        entry = post_request(client, KEYS, asked("A:1d"))
-        await live.read(1000)
-        assert await other.read(1) == []
-        client.xclaim(KEYS.requests, TRAINERS, "live", 0, [str(entry)], idle=29_000)
-        await live.keep([entry])
-        assert idle_ms(client, KEYS) < 20_000
-        assert await other.read(1) == []
-        client.xclaim(KEYS.requests, TRAINERS, "live", 0, [str(entry)], idle=31_000)
-        assert [found for found, _ in await other.read(1)] == [entry]
-
-
-async def test_a_lost_group_is_made_again_and_answered_requests_are_not_done_again(
-    server: Server, client: redis.Redis
-) -> None:
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        await queue.read(1)
-        first, second, third = (post_request(client, KEYS, asked(f"{name}:1d")) for name in "ABC")
-        await queue.read(1000)
-        await queue.answer([(first, result(first)), (third, result(third))])
-        client.xgroup_destroy(KEYS.requests, TRAINERS)
-        assert await queue.read(1) == []
-        assert [found for found, _ in await queue.read(1000)] == [second]
-        assert pending(client, KEYS) == 1
-
-
-async def test_a_deleted_request_comes_without_fields(server: Server, client: redis.Redis) -> None:
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        await queue.read(1)
-        entry = post_request(client, KEYS, asked("A:1d"))
-        await queue.read(1000)
-        client.xdel(KEYS.requests, str(entry))
-        assert await queue.read(1) == [(entry, {})]
-
-
-async def test_whether_an_answer_landed_is_told_by_what_is_pending(server: Server, client: redis.Redis) -> None:
-    lost = redis.ConnectionError("reply lost")
-    async with connect_async(server.url, block_ms=1000) as own:
-        queue = RequestQueue(own, KEYS, "a")
-        await queue.read(1)
-        entry = post_request(client, KEYS, asked("A:1d"))
-        await queue.read(1000)
-        answer = [(entry, result(entry))]
-        assert not await queue.landed(answer, lost)
-        await queue.answer(answer)
-        assert await queue.landed(answer, lost)
-        assert not await queue.landed(answer, redis.ResponseError("OOM")), "a refusal wrote nothing"
 
 
 def test_a_request_with_an_id_is_posted_once_however_often_it_is_tried(client: redis.Redis) -> None:

@@ -21,7 +21,7 @@ from consumers.policy import Hysteresis
 from consumers.spec import Spec
 from consumers.targets import Target, labels
 from modelstore.loaded import LoadedRelease, SeriesModels
-from streams.codec import RawEntry
+from streams.decoded import RawEntry
 from streams.keys import Keys
 from streams.records import Bar, DeadLetter, Outcome, Prediction, Signal
 from streams.series import Interval, partition_of

@@ -7,16 +7,16 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import redis
 
-from consumers import trainer as trainer_module
-from consumers.fit import FitParameters, FitRequest
+from consumers.fit import FitParameters, FitRequest, fit_series
 from consumers.fitpool import FitFailure, FitPool, Fitted, fit_or_explain
 from consumers.plans import Plan, Refusal, check_bars, decide
-from consumers.request_queue import CLAIM_IDLE_MS, RequestQueue
+from consumers.request_queue import Limits, RequestQueue
 from consumers.requests import post_request
 from consumers.trainer import GRACE_S, Trainer, TrainerOptions
 from modelstore.releases import Releases
@@ -51,9 +51,15 @@ def pool() -> Iterator[FitPool]:
 
 @asynccontextmanager
 async def open_trainer(
-    streams: Server, pool: FitPool, *, models: Server | None = None, consumer: str = "trainer-1", max_bars: int = 10_000
+    streams: Server,
+    pool: FitPool,
+    *,
+    models: Server | None = None,
+    consumer: str = "trainer-1",
+    max_bars: int = 10_000,
+    limits: Limits | None = None,
 ) -> AsyncIterator[Trainer]:
-    options = TrainerOptions(PARAMETERS, max_bars=max_bars, processes=1)
+    options = TrainerOptions(PARAMETERS, max_bars=max_bars, processes=1, limits=limits or Limits())
     async with connect_async(streams.url, block_ms=200) as own:
         with connect(streams.url) as bars, connect((models or streams).url) as store:
             yield Trainer(
@@ -122,6 +128,29 @@ def test_history_that_is_one_bar_short_is_refused_with_both_numbers() -> None:
     refusal = check_bars(plan, NEEDED - 1, NEEDED)
     assert refusal is not None
     assert f"SPY:1d needs {NEEDED} bars, found {NEEDED - 1}" in refusal.reason
+
+
+def lying(request: FitRequest) -> Fitted:
+    """In the training process: versions whose XGBoost model is no model."""
+    outcome = fit_series(request)
+    return replace(outcome, versions=tuple(replace(version, ubj=b"no model") for version in outcome.versions))
+
+
+async def test_versions_that_fail_their_check_are_not_stored_and_the_answer_says_why(
+    server: Server, client: redis.Redis
+) -> None:
+    add_bars(client, "SPY")
+    post(client, "SPY:1d")
+    pool = FitPool(1, lying)
+    async with open_trainer(server, pool) as trainer:
+        (result,) = await train(trainer, 1)
+        trainer.close()
+    assert result.status == "failed"
+    assert result.reason is not None
+    assert "does not read its own model back" in result.reason
+    assert ModelStore(client, TENANT.keys).count() == 0
+    assert champions(client) == {}
+    assert pending(client, TENANT.keys) == 0
 
 
 # The way of a request
@@ -354,6 +383,7 @@ async def test_a_crash_before_the_acknowledgement_leaves_the_request_and_it_is_d
                 await trainer.handle(batch)
     assert results(client, TENANT.keys) == []
     assert pending(client, TENANT.keys) == 1
+    assert b"its trainer failed" in cast(bytes, client.hget(TENANT.keys.attempts, str(batch[0][0])))
     async with open_trainer(server, pool) as trainer:
         (result,) = await train(trainer, 1)
         assert await trainer.read(1) == []
@@ -373,17 +403,34 @@ async def test_an_answer_whose_reply_was_lost_is_not_given_twice(
     original = RequestQueue.answer
     lost: list[bool] = []
 
-    async def lose_first(self: RequestQueue, found: Any) -> None:
-        await original(self, found)
+    async def lose_first(self: RequestQueue, found: Any) -> int:
+        answered = await original(self, found)
         if not lost:
             lost.append(True)
             raise redis.ConnectionError("reply lost")
+        return answered
 
     monkeypatch.setattr(RequestQueue, "answer", lose_first)
     async with open_trainer(server, pool) as trainer:
         await train(trainer, 1)
     assert lost
     assert len(results(client, TENANT.keys)) == 1
+
+
+async def test_results_that_are_no_stream_are_said_and_the_answer_waits(
+    server: Server, client: redis.Redis, pool: FitPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.set(TENANT.keys.results, "x")
+    post(client, "NONE:1d")
+    async with open_trainer(server, pool) as trainer:
+        work = asyncio.create_task(trainer.handle(await next_batch(trainer, 1)))
+        await until(lambda: f"{TENANT.keys.results} is no stream" in caplog.text)
+        assert trainer.away["streams"]
+        assert pending(client, TENANT.keys) == 1
+        client.delete(TENANT.keys.results)
+        await work
+    assert len(results(client, TENANT.keys)) == 1
+    assert pending(client, TENANT.keys) == 0
 
 
 @pytest.fixture(params=["embedded", "system"])
@@ -447,16 +494,19 @@ async def test_a_store_that_forgot_the_versions_before_the_switch_gets_them_agai
 
 
 async def test_requests_under_way_are_kept_from_other_trainers(
-    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(trainer_module, "KEEP_EVERY_S", 0.02)
     add_bars(client, "SPY")
     post(client, "SPY:1d")
-    async with open_trainer(server, FitPool(1, never_ends)) as trainer:
+    limits = Limits(claim_idle_ms=120)
+    async with open_trainer(server, FitPool(1, never_ends), limits=limits) as trainer:
         work = asyncio.create_task(trainer.handle(await next_batch(trainer, 1)))
         for _ in range(2):
             age_pending(client)
-            await until(lambda: idle_ms(client, TENANT.keys) < CLAIM_IDLE_MS)
+            await until(lambda: idle_ms(client, TENANT.keys) < limits.claim_idle_ms)
+        assert pending_rows(client)[0]["times_delivered"] == 1
+        client.xclaim(TENANT.keys.requests, TRAINERS, "other", 0, [pending_rows(client)[0]["message_id"]])
+        await until(lambda: "took over" in caplog.text)
         client.xgroup_destroy(TENANT.keys.requests, TRAINERS)
         await until(lambda: "cannot be kept" in caplog.text)
         assert not work.done(), "the work goes on"
@@ -465,12 +515,14 @@ async def test_requests_under_way_are_kept_from_other_trainers(
         assert (await work).results == ()
 
 
+def pending_rows(client: redis.Redis) -> list[dict[str, Any]]:
+    return cast(list[dict[str, Any]], client.xpending_range(TENANT.keys.requests, TRAINERS, "-", "+", 10))
+
+
 def age_pending(client: redis.Redis) -> None:
     """Make the pending request look as if its trainer had not touched it for long."""
-    (found,) = cast(Any, client.xpending_range(TENANT.keys.requests, TRAINERS, "-", "+", 1))
-    client.xclaim(
-        TENANT.keys.requests, TRAINERS, found["consumer"], 0, [found["message_id"]], idle=CLAIM_IDLE_MS + 1000
-    )
+    [found] = pending_rows(client)
+    client.xclaim(TENANT.keys.requests, TRAINERS, found["consumer"], 0, [found["message_id"]], idle=31_000, justid=True)
 
 
 async def test_a_save_that_fails_is_not_acknowledged_before_one_succeeds(
@@ -538,7 +590,7 @@ def never_ends(request: FitRequest) -> Fitted:
     return FitFailure("unreachable")
 
 
-async def test_a_stopping_trainer_leaves_a_long_batch_pending(server: Server, client: redis.Redis) -> None:
+async def test_a_stopping_trainer_gives_a_long_batch_back(server: Server, client: redis.Redis) -> None:
     add_bars(client, "SPY")
     post(client, "SPY:1d")
     async with open_trainer(server, FitPool(1, never_ends)) as trainer:
@@ -553,6 +605,11 @@ async def test_a_stopping_trainer_leaves_a_long_batch_pending(server: Server, cl
         assert (await trainer.handle(batch)).results == ()
     assert pending(client, TENANT.keys) == 1
     assert results(client, TENANT.keys) == []
+    async with open_trainer(server, FitPool(1, first_target_fails), consumer="trainer-2") as other:
+        (result,) = await train(other, 1)
+        other.close()
+        assert result.status == "failed", "taken over at once"
+    assert client.exists(TENANT.keys.attempts) == 0
 
 
 async def test_a_stopping_trainer_does_not_wait_for_a_long_save(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelstore import kernel_numba, kernel_numpy
+from modelstore import kernel_native, kernel_numpy
 from modelstore.errors import BadModel
 from modelstore.forest import Forest
 from modelstore.forest_format import (
@@ -63,11 +63,11 @@ layouts = pytest.mark.parametrize("layout", ["perfect", "sparse"])
 def is_refused_or_harmless(blob: bytes) -> bool:
     """Whether the forest is refused; if not, both kernels must end with the same scores."""
     try:
-        packs = [ForestPack.build([blob], kernel=kernel) for kernel in (kernel_numpy, kernel_numba)]
+        packs = [ForestPack.build([blob], kernel=kernel) for kernel in (kernel_numpy, kernel_native)]
     except BadForest:
         with pytest.raises(BadForest):
             Forest.decode(blob)
-        for kernel in (kernel_numpy, kernel_numba):
+        for kernel in (kernel_numpy, kernel_native):
             with pytest.raises(BadForest):
                 ForestPack.build([blob], kernel=kernel)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelstore import kernel, kernel_numba, kernel_numpy
+from modelstore import kernel, kernel_native, kernel_numpy
 from modelstore.compiler import compile_booster
 from modelstore.errors import BadModel
 from modelstore.forest_format import BadForest, Transform
@@ -30,8 +31,8 @@ from tests.modelstore.boosters import (
     walk,
 )
 
-KERNELS = (kernel_numpy, kernel_numba)
-both_kernels = pytest.mark.parametrize("used", KERNELS, ids=["numpy", "numba"])
+KERNELS = (kernel_numpy, kernel_native)
+both_kernels = pytest.mark.parametrize("used", KERNELS, ids=["numpy", "native"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,16 +187,46 @@ def test_several_outputs_are_told_apart_from_one() -> None:
         pack.margins(rows, np.array([0, 0]), np.array([0, 1]))
 
 
-def test_read_only_strided_and_64_bit_arguments_compile_nothing_anew() -> None:
-    kernel.warm()
-    compiled = len(kernel_numba.score.signatures)
+def test_read_only_strided_and_32_bit_arguments_score_alike() -> None:
     pack, rows = mixed_pack(), np.asfortranarray(rows_of(1, 8, 6))
     index = np.arange(8)[::2]
     index.flags.writeable = rows.flags.writeable = False
     expected = pack.score_pairs(rows.copy(order="C"), index.astype(np.int32), index.astype(np.int32))
     np.testing.assert_array_equal(pack.score_pairs(rows, index, index), expected)
     pack.replace([1], [random_blob(1)]).score_pairs(rows, index[:1], index[:1])
-    assert len(kernel_numba.score.signatures) == compiled
+
+
+@both_kernels
+@pytest.mark.parametrize("threads", [2, 3, 7, 1000])
+def test_the_number_of_threads_does_not_matter(used: Kernel, threads: int) -> None:
+    pack, rows = mixed_pack(used), rows_of(1, 20, 6)
+    row, forest = (part.reshape(-1) for part in np.meshgrid(np.arange(20), np.arange(40)))
+    expected = pack.score_pairs(rows, row, forest)
+    np.testing.assert_array_equal(pack.score_pairs(rows, row, forest, threads=threads), expected)
+
+
+def test_several_outputs_are_shared_out_over_threads() -> None:
+    pack, rows = ForestPack.build([random_blob(seed, outputs=3) for seed in range(40)]), rows_of(1, 20, 6)
+    row, forest = (part.reshape(-1) for part in np.meshgrid(np.arange(20), np.arange(40)))
+    np.testing.assert_array_equal(pack.margins(rows, row, forest, threads=2), pack.margins(rows, row, forest))
+
+
+def test_scoring_gives_up_the_lock_of_the_interpreter() -> None:
+    """While one thread scores, another one goes on counting; if it could not, it would see no time pass."""
+    pack, rows = ForestPack.build([random_blob(1, count=400)]), rows_of(1, 2000, 6)
+    row, forest = np.arange(2000), np.zeros(2000, np.int64)
+    scoring = threading.Thread(target=lambda: [pack.score_pairs(rows, row, forest) for _ in range(20)])
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # nobody is made to give the lock up
+    try:
+        scoring.start()
+        seen = 0
+        while scoring.is_alive():
+            seen += 1
+            time.sleep(0)
+    finally:
+        sys.setswitchinterval(interval)
+    assert seen > 20
 
 
 def test_threads_may_share_a_pack() -> None:
@@ -230,11 +261,3 @@ assert not {"xgboost", "faust", "redis", "scipy", "pandas"} & set(sys.modules), 
     assert done.returncode == 0, done.stderr
     index = np.zeros(1, np.int32)
     assert float(done.stdout) == ForestPack.build([blob]).score_pairs(np.zeros((1, 6), np.float32), index, index)[0]
-
-
-def test_a_broken_numba_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a numba that is not there leads to the slow kernel; one that cannot be imported is an error to see."""
-    monkeypatch.setitem(sys.modules, "modelstore.kernel_numba", None)
-    monkeypatch.delattr("modelstore.kernel_numba")
-    with pytest.raises(ModuleNotFoundError):
-        kernel._installed()

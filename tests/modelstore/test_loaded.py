@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import redis
 
+from modelstore.bulk import ServingBlobs
 from modelstore.errors import BadModel, NotFound
 from modelstore.loaded import EMPTY, LoadedRelease, load_release
 from modelstore.manifest import Serving
 from modelstore.releases import Releases
-from modelstore.store import ModelStore, ServingBlobs
+from modelstore.store import ModelStore
 from modelstore.version import NewVersion
 from streams.keys import Keys
 from tests.modelstore.made import FEATURE_SET, FEATURES, fitted, manifest
@@ -146,7 +147,7 @@ def test_the_next_release_reads_only_what_the_last_one_lacks(
     asked: list[str] = []
     read = store.load_serving
 
-    def spy(digests: Sequence[str]) -> list[ServingBlobs | None]:
+    def spy(digests: Sequence[str]) -> Iterator[ServingBlobs | None]:
         asked.extend(digests)
         return read(digests)
 

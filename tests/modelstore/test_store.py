@@ -182,7 +182,7 @@ def test_a_prefix_of_several_digests_is_refused(store: ModelStore, client: redis
 
 def test_what_is_not_there_is_not_found(store: ModelStore) -> None:
     digest = made_up("SPY:1m/close_5").digest
-    assert store.load_serving([digest]) == [None]
+    assert list(store.load_serving([digest])) == [None]
     assert store.infos([digest]) == [None]
     for read in (store.info, store.manifest, store.forest, store.ubj, store.verify):
         with pytest.raises(NotFound, match=digest[:12]):
@@ -335,3 +335,24 @@ def test_bulk_reads_keep_the_order_over_several_round_trips(
     digests = [version.digest for version in versions] + [missing] + [versions[0].digest]
     found = [blobs.name if blobs else None for blobs in store.load_serving(digests)]
     assert found == [*NAMES, None, NAMES[0]]
+
+
+def test_reading_many_that_is_broken_off_leaves_no_answers_behind(store: ModelStore) -> None:
+    versions = made_up_many([f"SPY:1m/close_{number}" for number in range(450)])
+    digests = [info.digest for info in store.put_many(versions)]
+    found = store.load_serving(digests)
+    first = next(found)
+    assert first is not None
+    assert first.name == "SPY:1m/close_0"
+    del found
+    assert store.count() == 450
+    names = [blobs.name for blobs in store.load_serving(digests) if blobs is not None]
+    assert names == [version.manifest.name for version in versions]
+
+
+def test_a_key_of_another_type_among_many_is_the_drivers_error_and_the_next_call_works(store: ModelStore) -> None:
+    digests = [info.digest for info in store.put_many(made_up_many([f"SPY:1m/close_{number}" for number in range(9)]))]
+    store.client.set(store.keys.version("f" * 64), "no hash")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        list(store.load_serving([*digests, "f" * 64, *digests]))
+    assert len(list(store.load_serving(digests))) == 9

@@ -50,7 +50,7 @@ def first(client: redis.Redis, tenant: Tenant) -> PartitionStatus:
 
 
 def test_untouched_partition_has_no_lag_and_no_owner(client: redis.Redis, tenant: Tenant) -> None:
-    empty = PartitionStatus(1, None, None, None, None, 0, None, None, 0)
+    empty = PartitionStatus(1, None, None, None, None, None, 0, None, None, 0, {})
     assert read_partitions(client, tenant)[1] == empty
 
 
@@ -60,6 +60,7 @@ def test_lag_counts_what_was_published_and_not_consumed(client: redis.Redis, ten
     consume(client, "10-0", entries=10)
     found = first(client, tenant)
     assert (found.lag, found.checkpoint, found.last) == (20, StreamID(10, 0), StreamID(30, 0))
+    assert found.oldest == StreamID(1, 0)
     client.xtrim(KEYS.partition(0).ticks, minid="10-0", approximate=False)
     assert first(client, tenant).lag == 20
     consume(client, "30-0", entries=30)
@@ -104,6 +105,14 @@ def test_owner_release_and_dead_letters_are_shown(client: redis.Redis, tenant: T
     assert 0 < found.lease_ms <= 5000
 
 
+def test_other_groups_are_shown_with_what_is_known_of_their_lag(client: redis.Redis, tenant: Tenant) -> None:
+    publish(client, 5)
+    client.xgroup_create(KEYS.partition(0).ticks, "tap", "0")
+    client.xreadgroup("tap", "c", {KEYS.partition(0).ticks: ">"}, count=2)
+    tells = not str(client.info("server")["redis_version"]).startswith("6.")
+    assert first(client, tenant).groups == {"tap": 3 if tells else None}
+
+
 def test_members_come_with_the_age_of_their_heartbeat(client: redis.Redis) -> None:
     seconds, micros = client.time()
     client.zadd(KEYS.members, {"b": seconds * 1000 + micros // 1000 - 4000, "a": seconds * 1000})
@@ -114,13 +123,14 @@ def test_members_come_with_the_age_of_their_heartbeat(client: redis.Redis) -> No
 
 
 def test_training_requests_are_told_apart(client: redis.Redis) -> None:
-    assert training_of(client, KEYS) == Training(0, 0, 0)
+    assert training_of(client, KEYS) == Training(0, 0, 0, 0)
     requests = [cast(bytes, client.xadd(KEYS.requests, {"kind": "train"})) for _ in range(5)]
-    assert training_of(client, KEYS) == Training(5, 0, 5)
+    assert training_of(client, KEYS) == Training(5, 0, 5, 0)
     client.xgroup_create(KEYS.requests, TRAINERS, "0")
     client.xreadgroup(TRAINERS, "one", {KEYS.requests: ">"}, count=3)
     client.xack(KEYS.requests, TRAINERS, requests[0])
-    assert training_of(client, KEYS) == Training(5, 2, 2)
+    client.xadd(KEYS.dead, {"reason": "deliveries"})
+    assert training_of(client, KEYS) == Training(5, 2, 2, 1)
 
 
 def test_server_that_is_away_is_said_and_hides_nothing_else(server: Server, client: redis.Redis) -> None:

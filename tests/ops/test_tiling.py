@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ops.tiling import Place, Tiling, count
+from ops.tiling import Place, Tiling, count, set_aside
+from streams.block import pack_block
+from streams.columns import Ticks
 from streams.ids import StreamID
 from streams.series import Interval
 
@@ -23,7 +25,7 @@ INPUT = [
     (StreamID(4, 0), tick("B", 6 * S)),
     (StreamID(5, 0), {b"nonsense": b"1"}),
 ]
-DEAD = {StreamID(5, 0)}
+DEAD = {(StreamID(5, 0), 0)}
 BARS: dict[Place, int] = {
     ("A", S, 0): 2,
     ("A", 5 * S, 0): 2,
@@ -54,4 +56,22 @@ def test_a_tick_in_the_wrong_bar_is_both_lost_and_doubled() -> None:
 
 
 def test_a_tick_set_aside_for_nothing_is_doubled() -> None:
-    assert count(INPUT, {*DEAD, StreamID(1, 0)}, BARS.items(), INTERVALS) == Tiling(2, 2, 0, 2)
+    assert count(INPUT, {*DEAD, (StreamID(1, 0), 0)}, BARS.items(), INTERVALS) == Tiling(2, 2, 0, 2)
+
+
+def test_a_block_counts_tick_by_tick() -> None:
+    ticks = Ticks.from_rows([("A", 1.0, 0.0, 0), ("A", 1.0, 0.0, S // 2), ("B", 1.0, 0.0, 6 * S)])
+    block = (StreamID(1, 0), {b"kind": b"block", b"data": pack_block(ticks)})
+    assert count([block], set(), BARS.items(), INTERVALS) == Tiling(3, 0, 0, 0)
+    assert count([block], {(StreamID(1, 0), 1)}, BARS.items(), INTERVALS) == Tiling(2, 1, 0, 2)
+    spoilt = (StreamID(2, 0), {b"kind": b"block", b"data": b"R10B"})
+    assert count([block, spoilt], {(StreamID(2, 0), 0)}, BARS.items(), INTERVALS) == Tiling(3, 1, 0, 0)
+
+
+def test_letters_of_a_gap_or_of_a_bar_set_no_tick_aside() -> None:
+    letters = [
+        {b"src": b"0:5-0:3:0", b"fields": b'{"symbol":"A"}'},
+        {b"src": b"0:6-0:0:0", b"fields": b"{}"},
+        {b"src": b"0:7-0:0:0", b"fields": b'{"kind":"bar","series":"A:1s","bar":"1"}'},
+    ]
+    assert set_aside(letters) == {(StreamID(5, 0), 3)}

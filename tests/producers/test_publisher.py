@@ -69,7 +69,7 @@ def test_the_tenant_is_created_once_and_then_obeyed(server: Server, client: redi
 def test_many_ticks_keep_their_order_per_symbol(server: Server, client: redis.Redis, form: str) -> None:
     rows = [(f"S{i % 7}", 1.0 + i, 1.0, i) for i in range(2 * EXCHANGE_ROWS + 500)]
     given: Any = {"columns": Ticks.from_rows(rows), "list": rows, "iterator": iter(rows)}[form]
-    with TickPublisher(url=server.url) as publisher:
+    with TickPublisher(url=server.url, blocks="never") as publisher:
         assert publisher.publish_many(given) == len(rows)
     found = [tick for partition in range(8) for tick in ticks_in(client, partition)]
     assert len(found) == len(rows)
@@ -81,7 +81,7 @@ def test_many_ticks_keep_their_order_per_symbol(server: Server, client: redis.Re
 def test_nothing_of_a_list_with_a_bad_row_is_published(server: Server, client: redis.Redis) -> None:
     rows = [("A", 1.0, 1.0, i) for i in range(3000)]
     rows[2500] = ("A", -1.0, 1.0, 2500)
-    with TickPublisher(url=server.url) as publisher:
+    with TickPublisher(url=server.url, blocks="never") as publisher:
         with pytest.raises(BadRecord, match="row 2500"):
             publisher.publish_many(rows)
         assert not ticks_in(client, partition_of("A", 8))
@@ -110,7 +110,8 @@ def test_a_clock_may_not_run_ahead_further_than_a_tick(server: Server, client: r
 
 def test_the_error_counts_over_all_exchanges(server: Server, client: redis.Redis) -> None:
     rows = [("A", 1.0, 1.0, i) for i in range(2500)]
-    with TickPublisher(url=server.url, patience_s=0, sleep=lambda _: None) as publisher:
+    settings = load_settings()[0].model_copy(update={"memory_mark": 0.0})
+    with TickPublisher(settings, url=server.url, patience_s=0, blocks="never", sleep=lambda _: None) as publisher:
         publisher.publish("A", 1.0)
 
         def poisoned() -> Any:
@@ -162,7 +163,7 @@ def test_a_set_url_wins(monkeypatch: pytest.MonkeyPatch, server: Server, client:
 
 async def test_the_asynchronous_publisher_does_the_same(server: Server, client: redis.Redis) -> None:
     rows = [(f"S{i % 7}", 1.0 + i, 1.0, i) for i in range(1500)]
-    async with AsyncTickPublisher(url=server.url, now=lambda: 42) as publisher:
+    async with AsyncTickPublisher(url=server.url, blocks="never", now=lambda: 42) as publisher:
         assert await publisher.publish_many(rows) == 1500
         entry = await publisher.publish("NEW", 2.0)
         await publisher.clock(99)
@@ -175,9 +176,10 @@ async def test_the_asynchronous_publisher_does_the_same(server: Server, client: 
 
 
 async def test_the_asynchronous_publisher_waits_for_memory(server: Server, client: redis.Redis) -> None:
+    unmarked = load_settings()[0].model_copy(update={"memory_mark": 0.0})
     async with (
-        AsyncTickPublisher(url=server.url, patience_s=0.1) as publisher,
-        AsyncTickPublisher(url=server.url, patience_s=60) as patient,
+        AsyncTickPublisher(unmarked, url=server.url, patience_s=0.1) as publisher,
+        AsyncTickPublisher(unmarked, url=server.url, patience_s=60) as patient,
     ):
         await publisher.publish("A", 1.0)
         await patient.open()

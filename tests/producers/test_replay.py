@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producers.publisher import AsyncTickPublisher, TickPublisher
-from producers.replay import Replayed, merged, plan, replay, replay_async
+from producers.replay import Replayed, first_new, merged, plan, replay, replay_async
 from streams.append import PublishError
 from streams.columns import Ticks
 from streams.errors import BadRecord, ConfigurationError, RedisUnavailable
 from streams.keys import Keys
+from streams.settings import load_settings
 from tests.servers import Server
 
 SECOND = 1_000_000_000
@@ -159,9 +161,40 @@ async def test_both_publishers_replay_into_redis(
         keys = Keys(tenant)
         return [[f for _, f in cast(Any, client.xrange(keys.partition(p).ticks))] for p in range(8)]
 
-    with TickPublisher(url=server.url, tenant="one") as publisher:
+    with TickPublisher(url=server.url, tenant="one", blocks="never") as publisher:
         assert replay(publisher, tables).ticks == 3000
-    async with AsyncTickPublisher(url=server.url, tenant="two") as asynchronous:
+    async with AsyncTickPublisher(url=server.url, tenant="two", blocks="never") as asynchronous:
         assert (await replay_async(asynchronous, tables, speed=1e6)).ticks == 3000
     assert stored("one") == stored("two")
     assert sum(map(len, stored("one"))) == 3000
+
+
+def test_a_replay_under_a_name_goes_on_where_it_was_killed(server: Server, client: redis.Redis) -> None:
+    """It died in the midst of an exchange; the next one sends what is missing, in whatever pieces."""
+    tables = [table("A", list(range(0, 3000, 2))), table("B", list(range(1, 3000, 2)))]
+
+    settings = load_settings(tenant="one")[0]
+    whole = Ticks.concat(tables)
+    whole = whole.take(np.argsort(whole.ts, kind="stable"))
+    with TickPublisher(settings, url=server.url, publisher="file", blocks="never") as publisher:
+        publisher.publish_many(whole.take(slice(0, 1234)))
+        first = publisher.positions()
+    assert sum(first.values()) == 1234
+    with TickPublisher(settings, url=server.url, publisher="file", blocks="never") as publisher:
+        tenant = publisher.tenant
+        assert first_new(tables, publisher.positions(), tenant.partition_of) == int(whole.ts[1234])
+        assert replay(publisher, tables).ticks == 3000
+        assert publisher.numbering.passed_over == 1234
+        assert first_new(tables, publisher.positions(), tenant.partition_of) is None
+    for name in "AB":
+        rows = cast(Any, client.xrange(tenant.keys.partition(tenant.partition_of(name)).ticks))
+        times = [int(fields[b"ts"]) for _, fields in rows if fields[b"symbol"] == name.encode()]
+        assert times == tables["AB".index(name)].ts.tolist()
+
+
+def test_what_the_log_has_is_not_waited_for() -> None:
+    times = [0, SECOND, 2 * SECOND, 3 * SECOND, 4 * SECOND]
+    steps = list(islice(plan([table("A", times)], speed=1.0, paced_from=3 * SECOND, now=lambda: 0.0), 2))
+    assert isinstance(steps[0], Ticks)
+    assert steps[0].ts.tolist() == [0, SECOND, 2 * SECOND, 3 * SECOND]
+    assert steps[1] == 1.0

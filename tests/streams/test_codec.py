@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.codec import Clock, ReleaseSwitch, TickRun, decode, raw_text
+from streams.codec import decode
+from streams.decoded import Clock, ReleaseSwitch, TickRun
 from streams.ids import StreamID
 
 RELEASE = b"ab" * 32
@@ -31,7 +32,7 @@ def test_ticks_between_control_entries_come_in_runs() -> None:
     )
     first, clock, second, release = found.parts
     assert isinstance(first, TickRun)
-    assert first.symbols == [b"A", b"B"]
+    assert [first.table[code] for code in first.code] == [b"A", b"B"]
     assert first.position.tolist() == [0, 1]
     assert (first.price.dtype.name, first.ts.dtype.name, first.size.tolist()) == ("float64", "int64", [2.0, 2.0])
     assert clock == Clock(9, 2)
@@ -91,7 +92,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason_and_the_rest_goes_on(
 def test_no_entry_can_make_decoding_fail(fields: list[list[bytes]]) -> None:
     found = decode([(f"{n}-0".encode(), raw) for n, raw in enumerate(fields)])
     runs = [part for part in found.parts if isinstance(part, TickRun)]
-    assert sum(len(run.symbols) for run in runs) + len(found.unusable) + len(found.parts) - len(runs) == len(fields)
+    assert sum(len(run) for run in runs) + len(found.unusable) + len(found.parts) - len(runs) == len(fields)
 
 
 numbers = st.sampled_from(
@@ -114,7 +115,9 @@ def test_a_batch_of_plain_ticks_is_decoded_like_one_with_other_entries_among_the
     ways = []
     for found in (whole, mixed):
         runs = [part for part in found.parts if isinstance(part, TickRun)]
-        columns = [[*zip(r.symbols, r.price, r.size, r.ts, r.position, r.tick, strict=True)] for r in runs]
+        columns = [
+            [*zip([r.table[c] for c in r.code], r.price, r.size, r.ts, r.position, r.tick, strict=True)] for r in runs
+        ]
         ways.append((columns, [run.ts.dtype for run in runs], found.unusable))
     assert ways[0] == ways[1]
 
@@ -131,7 +134,3 @@ def test_numbers_come_back_bit_for_bit(price: float, size: float) -> None:
         [run] = found.parts
         assert isinstance(run, TickRun)
         assert (run.price[0], run.size[0]) == (price, size)
-
-
-def test_raw_fields_are_kept_as_text_whatever_their_bytes() -> None:
-    assert raw_text([b"a", b"\xff1", b"b", "é".encode()]) == {"a": "\\xff1", "b": "é"}

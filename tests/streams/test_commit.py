@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError
 
 from streams.clients import connect_async
-from streams.commit import Answer, Commit, Committer
+from streams.commit import Answer, Commit, Committer, Retention
 from streams.ids import ZERO, StreamID
 from streams.keys import SCORERS, Keys
 from streams.resume import lag
@@ -37,7 +38,7 @@ def version(client: redis.Redis) -> str:
 
 @pytest.fixture
 def committer(async_client: redis.asyncio.Redis, version: str) -> Committer:
-    return Committer(async_client, KEYS, server=version, keep_outputs=100_000)
+    return Committer(async_client, KEYS, server=version, retention=Retention(100_000))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def batch(last: StreamID, *, after: StreamID = ZERO, counter: int = 0, passed: i
     state: dict[str, str | bytes] = {"release": "r", "s:A": b'["\xc3\xa9"]'}
     outputs = [(KEYS.signals, ["side", "buy"]), (KEYS.dead, ["reason", "late"]), (KEYS.signals, ["side", "sell"])]
     wanted: dict[str, Any] = {"trim": None, "state": state, "outputs": outputs, **more}
-    return Commit(counter=counter, after=after, last=last, entries=passed, **wanted)
+    return Commit(counter=counter, after=after, last=last, checkpoint=last, entries=passed, **wanted)
 
 
 def everything(client: redis.Redis) -> dict[bytes, Any]:
@@ -156,7 +157,9 @@ async def test_a_write_that_fails_all_the_same_costs_no_input(
     try:
         await cast(Any, link).execute_command("AUTH", "narrow", "x")
         with pytest.raises(redis.RedisError):
-            await Committer(link, KEYS, server=version, keep_outputs=100).commit(TOKEN, batch(ticks[4], trim=ticks[4]))
+            await Committer(link, KEYS, server=version, retention=Retention(100)).commit(
+                TOKEN, batch(ticks[4], trim=ticks[4])
+            )
     finally:
         await link.aclose()
         client.acl_deluser("narrow")
@@ -217,3 +220,118 @@ async def test_a_lost_reply_is_cleared_up_without_writing_twice(
     )
     assert (answer, calls, waits) == (Answer.DUP, 2, ["ConnectionError"])
     assert client.xlen(KEYS.signals) == 2
+
+
+# The trim, and who still reads
+
+
+def acknowledged(client: redis.Redis, group: str, ticks: list[StreamID], read: int, acked: int) -> None:
+    """A group that has read some entries and acknowledged the first of them."""
+    client.xgroup_create(KEYS.ticks, group, "0")
+    if read:
+        client.xreadgroup(group, "c", {KEYS.ticks: ">"}, count=read)
+    for entry in ticks[:acked]:
+        client.xack(KEYS.ticks, group, str(entry))
+
+
+def kept(client: redis.Redis) -> list[StreamID]:
+    return [StreamID.parse(entry) for entry, _ in entries(client, KEYS.ticks)]
+
+
+def with_retention(client: redis.asyncio.Redis, version: str, short: bool = False, **retention: Any) -> Any:
+    lost: dict[str, int] = {}
+
+    def note(group: str, count: int) -> None:
+        lost[group] = lost.get(group, 0) + count
+
+    made = Committer(
+        client, KEYS, server=version, retention=Retention(100_000, **retention), short=lambda: short, on_lost=note
+    )
+    return made, lost
+
+
+@pytest.mark.parametrize(("read", "acked", "first"), [(0, 0, 0), (3, 0, 0), (3, 2, 2), (3, 3, 2), (6, 1, 1), (6, 6, 4)])
+@pytest.mark.parametrize("required", [True, False], ids=["required", "foreign"])
+async def test_nothing_is_trimmed_that_a_group_has_not_acknowledged(
+    client: redis.Redis, async_client: redis.asyncio.Redis, ticks: list[StreamID], version: str,
+    required: bool, read: int, acked: int, first: int,
+) -> None:  # fmt: skip
+    committer, lost = with_retention(async_client, version, required=("tap",) if required else ())
+    acknowledged(client, "tap", ticks, read, acked)
+    await committer.commit(TOKEN, batch(ticks[4], trim=ticks[4]))
+    assert kept(client) == ticks[first:]
+    assert not lost
+
+
+async def test_a_required_group_that_does_not_exist_yet_holds_everything(
+    client: redis.Redis, async_client: redis.asyncio.Redis, ticks: list[StreamID], version: str
+) -> None:
+    committer, _ = with_retention(async_client, version, short=True, foreign=0, required=("tap", "other"))
+    acknowledged(client, "tap", ticks, 10, 10)
+    assert (await committer.commit(TOKEN, batch(ticks[4], trim=ticks[4])))[0] is Answer.OK
+    assert kept(client) == ticks
+
+
+async def test_a_forgotten_group_is_waited_for_up_to_a_length_and_its_loss_is_counted(
+    client: redis.Redis, async_client: redis.asyncio.Redis, ticks: list[StreamID], version: str
+) -> None:
+    committer, lost = with_retention(async_client, version, foreign=8)
+    acknowledged(client, "forgotten", ticks, 2, 1)  # one acknowledged, one pending, eight unread
+    acknowledged(client, "diligent", ticks, 10, 10)
+    await committer.commit(TOKEN, batch(ticks[4], trim=ticks[4]))
+    assert kept(client) == ticks[2:], "down to the length, no further"
+    assert lost == {"forgotten": 1}, "the pending one; the other had been acknowledged"
+    await committer.commit(TOKEN, batch(ticks[6], after=ticks[4], counter=1, trim=ticks[6]))
+    assert (kept(client), lost) == (ticks[2:], {"forgotten": 1}), "not longer than it may be"
+    more = [StreamID.parse(client.xadd(KEYS.ticks, {"a": "b"})) for _ in range(3)]
+    await committer.commit(TOKEN, batch(ticks[9], after=ticks[6], counter=2, trim=ticks[9]))
+    assert (kept(client), lost) == (ticks[5:] + more, {"forgotten": 4})
+
+
+async def test_a_pending_entry_that_was_deleted_holds_nothing(
+    client: redis.Redis, async_client: redis.asyncio.Redis, ticks: list[StreamID], version: str
+) -> None:
+    committer, _ = with_retention(async_client, version, required=("tap",))
+    acknowledged(client, "tap", ticks, 3, 0)
+    client.xdel(KEYS.ticks, *map(str, ticks[:3]))
+    await committer.commit(TOKEN, batch(ticks[6], trim=ticks[6]))
+    assert kept(client) == ticks[3:], "as far as it has read"
+    client.xreadgroup("tap", "c", {KEYS.ticks: ">"}, noack=True)
+    await committer.commit(TOKEN, batch(ticks[8], after=ticks[6], counter=1, trim=ticks[8]))
+    assert kept(client) == ticks[8:]
+
+
+async def test_a_required_group_keeps_what_a_foreign_one_may_lose(
+    client: redis.Redis, async_client: redis.asyncio.Redis, ticks: list[StreamID], version: str
+) -> None:
+    committer, lost = with_retention(async_client, version, required=("tap",), foreign=0)
+    acknowledged(client, "forgotten", ticks, 0, 0)
+    acknowledged(client, "tap", ticks, 3, 2)
+    await committer.commit(TOKEN, batch(ticks[6], trim=ticks[6]))
+    assert kept(client) == ticks[2:]
+    assert lost == {"forgotten": 2}
+
+
+async def test_what_is_consumed_goes_at_once_when_memory_is_short_but_what_is_not_stays(
+    client: redis.Redis, async_client: redis.asyncio.Redis, ticks: list[StreamID], version: str
+) -> None:
+    committer, lost = with_retention(async_client, version, short=True)
+    acknowledged(client, "forgotten", ticks, 0, 0)
+    await committer.commit(TOKEN, batch(ticks[4], trim=None))
+    assert kept(client) == ticks[4:], "the checkpoint's own entry is the anchor"
+    assert lost == {"forgotten": 4}
+
+
+async def test_a_checkpoint_inside_a_block_keeps_the_block(
+    client: redis.Redis, committer: Committer, ticks: list[StreamID]
+) -> None:
+    """The last entry read is not done with: it is checked, but the cursor stays before it."""
+    half = replace(batch(ticks[5], trim=ticks[9]), checkpoint=ticks[4])
+    assert await committer.commit(TOKEN, half) == (Answer.OK, "")
+    assert kept(client) == ticks[4:]
+    assert client.hget(KEYS.state, "checkpoint") == str(ticks[4]).encode()
+    [group] = client.xinfo_groups(KEYS.ticks)
+    assert group["last-delivered-id"] == str(ticks[4]).encode()
+    client.xdel(KEYS.ticks, str(ticks[5]))
+    again = replace(batch(ticks[5], after=ticks[4], counter=1), checkpoint=ticks[4])
+    assert await committer.commit(TOKEN, again) == (Answer.GAP, str(ticks[5]))

@@ -70,3 +70,19 @@ def test_tokens_differ_and_name_the_worker() -> None:
     one, other = leases.new_token("w1"), leases.new_token("w1")
     assert one != other
     assert one.startswith("w1/")
+
+
+async def test_a_lease_can_be_taken_and_kept_when_memory_is_full(
+    client: redis.Redis, async_client: redis.asyncio.Redis
+) -> None:
+    """Else nobody could take over from an owner that died then, and only an owner can free memory."""
+    client.config_set("maxmemory", 1)
+    try:
+        assert await leases.acquire(async_client, LEASE, "a", 60_000)
+        assert await leases.renew(async_client, LEASE, "a", 60_000)
+        assert await leases.heartbeat(async_client, Keys("t"), "a", 60_000) == ["a"]
+        assert await leases.release(async_client, LEASE, "a")
+        assert await leases.acquire(async_client, LEASE, "b", 60_000)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert 0 < client.pttl(LEASE.lease) <= 60_000

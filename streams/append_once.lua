@@ -1,13 +1,13 @@
--- Append a request unless one with its id was appended before.
+-- Append an entry unless one with its mark was appended before.
 --
--- KEYS[1] requests  stream
--- KEYS[2] posted    zset    id of a request -> when it was posted, ms
+-- KEYS[1] stream
+-- KEYS[2] marks     zset    mark of an entry -> when it was appended, ms
 --
--- ARGV[1]  keep     how many ids are remembered
--- ARGV[2]  id       of the request
+-- ARGV[1]  keep     how many marks are remembered, the newest
+-- ARGV[2]  mark
 -- ARGV[3…] fields   of the entry, name and value in turn
 --
--- Answers the entry's id, or nil if it was posted before. A key of the wrong type is an error before the first write;
+-- Answers the entry's id, or nil if it was appended before. A key of the wrong type is an error before the first write;
 -- the first write is one that a full memory denies.
 
 if redis.call('ZSCORE', KEYS[2], ARGV[2]) then return false end

@@ -1,0 +1,33 @@
+"""Times, and what is told of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that some work takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def median(seconds: Sequence[float]) -> float:
+    """The median."""
+    return float(np.median(seconds))
+
+
+def in_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and 95th percentile, ms."""
+    return {
+        "ms": round(1000 * median(seconds), 3),
+        "p95_ms": round(1000 * float(np.percentile(seconds, 95)), 3),
+    }
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """How many times as long the others take, by the medians."""
+    return round(median(theirs) / median(ours), 3)

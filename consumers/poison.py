@@ -1,0 +1,70 @@
+"""What to do about a batch that cannot be computed: try again, then carefully, then find what is to blame. Pure.
+
+1. The first failure of a batch may be a passing one: it is tried again as it was.
+2. After the second it is computed *carefully*: what a feature set or a policy raises costs the bar in question its
+   forecast or its signal, no more, and is put on record as a dead letter. So go the next batches too.
+3. If that fails as well, the batch is halved until the one tick or control entry is found with which it fails. That one
+   becomes a dead letter as a whole.
+
+Kept in memory, per partition: a process that dies begins with the first step again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Batches without trouble after which computing is trusted again.
+CAREFUL_BATCHES = 100
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """What is known of a batch that failed.
+
+    Attributes:
+        tries: failures since the last batch that passed.
+        careful: batches that are still to be computed carefully; 0 for none.
+        suspect: ticks and control entries among which the one to blame is; 0 while nothing was halved.
+        most: how many of them the next batch may have; `None` for as many as usual.
+        found: whether the next batch's only one is to blame.
+        why: what the last failure said.
+    """
+
+    tries: int = 0
+    careful: int = 0
+    suspect: int = 0
+    most: int | None = None
+    found: bool = False
+    why: str = ""
+
+    def failed(self, units: int, why: str) -> bool:
+        """A batch of so many ticks and control entries cannot be computed.
+
+        Returns:
+            Whether the next try is another one than this was: then nothing speaks for waiting.
+        """
+        self.tries += 1
+        self.why = why
+        if self.tries == 1 or self.found:
+            return False
+        if not self.careful:
+            self.careful = CAREFUL_BATCHES
+        elif units > 1:
+            self.suspect = units
+            self.most = units // 2
+        else:
+            self.found, self.most = True, 1
+        return True
+
+    def passed(self, units: int, *, trouble: bool) -> None:
+        """A batch was committed; `trouble`: something in it was set aside because it cannot be computed."""
+        self.tries = 0
+        if self.found:
+            self.found, self.suspect, self.most = False, 0, None
+        elif self.suspect:
+            self.suspect = max(0, self.suspect - units)
+            self.most = max(1, self.suspect // 2) if self.suspect else None
+        if trouble:
+            self.careful = CAREFUL_BATCHES
+        elif self.careful:
+            self.careful -= 1

@@ -1,0 +1,142 @@
+"""Where snapshots of the models come from: a file (`rdb:///PATH`) or an object (`s3://BUCKET/KEY`).
+
+A source tells by its mark whether it has changed, and puts a file to load in place: of an object a copy, of a file a
+link. (Copying ten thousand models takes as long as a third of loading them. A file that is rewritten in place while it
+is loaded fails its checksum, or gives models that fail their digests, and is loaded again, since its mark changes.)
+Keys and secrets of S3 come from where boto3 looks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from ops.errors import SnapshotError
+from streams.errors import ConfigurationError
+from streams.settings import Settings
+
+#: Seconds that a store of objects may take to connect or to go on.
+TIMEOUT_S = 30
+SCHEMES = ("rdb", "s3")
+
+
+class Source(Protocol):
+    """A snapshot that may be replaced by another one at any time."""
+
+    def mark(self) -> Hashable:
+        """What differs once the snapshot is another one.
+
+        Raises:
+            SnapshotError: it is not there, or cannot be reached.
+        """
+        ...
+
+    def provide(self, to: Path) -> None:
+        """Let the snapshot stand under another name, for a server that reads it once.
+
+        Raises:
+            SnapshotError: it is not there, or cannot be read.
+        """
+        ...
+
+
+def is_snapshot(url: SecretStr | str | None) -> bool:
+    """Whether a URL names a snapshot and no server."""
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url or ""
+    return text.partition(":")[0].lower() in SCHEMES
+
+
+def source_of(url: SecretStr | str, settings: Settings) -> Source:
+    """The source that a URL names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    parts = urlsplit(text)
+    path = unquote(parts.path)
+    if parts.scheme.lower() == "rdb":
+        if parts.netloc or not path.startswith("/") or path.endswith("/"):
+            raise ConfigurationError(f"models_url {text} names no file: write rdb:///absolute/path/to/file.rdb")
+        return FileSource(Path(path))
+    if not parts.netloc or len(path) < 2:
+        raise ConfigurationError(f"models_url {text} names no object: write s3://BUCKET/KEY")
+    return ObjectSource(parts.netloc, path[1:], settings.s3_endpoint, settings.s3_checksums)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file of this machine; whoever replaces it had best write another one beside it and rename that."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"rdb://{self.path}"
+
+    def mark(self) -> Hashable:
+        """See `Source`."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise self._error(error) from error
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def provide(self, to: Path) -> None:
+        """See `Source`."""
+        try:
+            with open(self.path, "rb"):
+                to.symlink_to(self.path.absolute())
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> SnapshotError:
+        return SnapshotError(f"the snapshot {self.path} cannot be read: {error.strerror or error}")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSource:
+    """An object of any store that speaks S3."""
+
+    bucket: str
+    key: str
+    endpoint: str | None = None
+    checksums: str = "when_required"
+    _made: list[Any] = field(default_factory=list, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    def mark(self) -> Hashable:
+        """See `Source`."""
+        found = self._ask(lambda client: client.head_object(Bucket=self.bucket, Key=self.key))
+        return found.get("VersionId"), found["ETag"], found["ContentLength"]
+
+    def provide(self, to: Path) -> None:
+        """See `Source`."""
+        self._ask(lambda client: client.download_file(self.bucket, self.key, str(to)))
+
+    def _ask(self, use: Any) -> Any:
+        try:
+            import boto3
+            from boto3.exceptions import Boto3Error
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"s3:// needs {error.name}: pip install 'red10[archive]'") from error
+        try:
+            if not self._made:
+                config = Config(
+                    request_checksum_calculation=self.checksums,
+                    response_checksum_validation=self.checksums,
+                    connect_timeout=TIMEOUT_S,
+                    read_timeout=TIMEOUT_S,
+                )
+                self._made.append(boto3.client("s3", endpoint_url=self.endpoint, config=config))
+            return use(self._made[0])
+        except (BotoCoreError, ClientError, Boto3Error, OSError, ValueError) as error:
+            raise SnapshotError(f"the snapshot {self} cannot be read: {error}") from error
