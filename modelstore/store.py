@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import redis
 
@@ -33,6 +33,9 @@ from modelstore.version import NewVersion, VersionInfo
 from modelstore.versions import VersionStore
 from streams.keys import Keys
 
+if TYPE_CHECKING:
+    from modelstore.table_model import TableModel
+
 Progress = Callable[[int, int], None]
 
 
@@ -50,6 +53,19 @@ class ModelStore(VersionStore):
         self.releases = Releases(client, keys)
         self.tags = Tags(client, keys)
         self.index = VersionIndex(client, keys)
+
+    def table_model(self, ref: VersionRef | str) -> TableModel:
+        """A version of a table's model, loaded to predict rows: `store.table_model("iris/species").predict(rows)`.
+
+        Raises:
+            BadName: the text refers to no version.
+            NotFound: there is no such version.
+            BadModel: it is damaged, or is a series' model.
+        """
+        # Not at the head: with it come the kernels, which a publisher must not pay for.
+        from modelstore.table_model import TableModel
+
+        return TableModel.load(self, self.resolve(ref))
 
     def aliases(self) -> Aliases:
         """(model's name, alias) -> digest, of the release in force; empty without one."""
@@ -220,7 +236,7 @@ class ModelStore(VersionStore):
         Args:
             source: a file's name, or `s3://BUCKET/KEY`.
             promote: put the release that it holds in force.
-            check: looks at each version before anything is stored.
+            check: looks at all versions, some at a time, before anything is stored.
 
         Raises:
             StorageError: it cannot be read.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pytest
 import redis
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from modelstore.manifest import Manifest, Serving
 from modelstore.verdicts import Note, Verdicts
@@ -32,31 +32,13 @@ from streams.keys import TRAINERS, Keys
 from streams.records import Prediction, Record, Signal, TrainingResult
 from streams.settings import Settings, load_settings
 from streams.tenant import Tenant, open_tenant
-from tests.servers import Server
+from tests.ops.conftest import Red10
+from tests.servers import Server, prices
 
 ROOT = Path(__file__).resolve().parents[2]
 NS = 1_000_000_000
 DAY = 86_400 * NS
-Red10 = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command runs in a directory of its own, 80 columns wide, without settings of the machine."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in [name for name in os.environ if name.startswith("RED10_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def red10(server: Server) -> Red10:
-    """Run a command against the test's server."""
-
-    def run(*args: object) -> Result:
-        return CliRunner().invoke(app, [*map(str, args), "--streams-url", server.url, "--models-url", server.url])
-
-    return run
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -118,15 +100,28 @@ def test_help_is_fast_and_fits_80_columns() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for name in ("demo", "up", "worker", "publish", "replay", "signals", "predictions", "train", "model", "release"):
+    for name in (
+        "demo",
+        "up",
+        "worker",
+        "publish",
+        "replay",
+        "signals",
+        "predictions",
+        "train",
+        "predict",
+        "model",
+        "release",
+    ):
         assert re.search(rf"│ {name} ", done.stdout), name
-    for name in ("status", "keys", "config", "tenant"):
+    for name in ("status", "keys", "config", "tenant", "dead"):
         assert re.search(rf"│ {name} ", done.stdout), name
 
 
 def test_every_command_has_help_in_80_columns() -> None:
     runner = CliRunner()
     alone = ["demo", "up", "worker", "publish", "replay", "signals", "predictions", "train", "status", "keys", "config"]
+    alone += ["predict", "dead list", "dead show", "dead retry", "dead drop"]
     for words in [*alone, "model list", "model show", "release list", "release show", "tenant list"]:
         done = runner.invoke(app, [*words.split(), "--help"])
         assert done.exit_code == 0, words
@@ -286,9 +281,21 @@ def test_replay_that_is_broken_off_goes_on_with_what_it_says(
         said = " ".join(replay.stderr.read().split())
     found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
     assert found, said
-    assert 0 < client.xlen(key) == int(found[1]) < 400
+    assert 0 < len(prices(client, key)) == int(found[1]) < 400
     assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
-    assert [float(fields[b"price"]) for _, fields in entries(client, key)] == list(range(1, 401))
+    assert prices(client, key) == list(range(1, 401))
+
+
+def test_replay_under_a_name_sends_nothing_twice(
+    red10: Red10, client: redis.Redis, tmp_path: Path, tenant: Tenant
+) -> None:
+    rows = [f"SPY,{n + 1},1,{1_714_521_600 * NS + n}" for n in range(50)]
+    (tmp_path / "f.csv").write_text("\n".join(["symbol,price,size,ts", *rows]))
+    first = orjson.loads(red10("replay", "f.csv", "--name", "f", "--json").stdout)
+    again = red10("replay", "f.csv", "--name", "f", "--speed", "1")
+    assert (first["ticks"], first["passed_over"], first["lost"]) == (50, 0, 0)
+    assert "50 of them were in the log already, under the name f" in " ".join(again.stderr.split())
+    assert prices(client, tenant.keys.partition(tenant.partition_of("SPY")).ticks) == list(range(1, 51))
 
 
 def test_newest_signals_of_all_partitions_are_shown_oldest_first(
