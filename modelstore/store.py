@@ -236,7 +236,7 @@ class ModelStore(VersionStore):
         Args:
             source: a file's name, or `s3://BUCKET/KEY`.
             promote: put the release that it holds in force.
-            check: looks at each version before anything is stored.
+            check: looks at all versions, some at a time, before anything is stored.
 
         Raises:
             StorageError: it cannot be read.
