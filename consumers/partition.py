@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 from consumers.metrics import Metrics
 from consumers.poison import Suspicion
 from consumers.recovery import BrokenKey, Fenced, FindRelease, naming, recover
-from consumers.scorer import Computed, Scorer, releases_in, set_aside
+from consumers.scorer import Computed, Scorer, first_of, releases_in, set_aside
 from consumers.spec import Spec
 from consumers.state import PartitionState
 from modelstore.loaded import LoadedRelease
@@ -309,16 +309,18 @@ class PartitionTask:
         began = time.perf_counter()
         state, suspicion = scorer.state, self._memo.suspicion
         after, counter, units = state.anchor, state.counter, decoded.units
-        if suspicion.found:
+        first = first_of(decoded)
+        if suspicion.blames(first):
             decoded = set_aside(decoded, "poison", f"nothing can be computed with it: {suspicion.why}")
         try:
             computed = scorer.compute(decoded, releases, careful=suspicion.careful > 0)
         # A user's feature set or policy may raise anything.
         except Exception as error:
-            another = not isinstance(error, MemoryError) and suspicion.failed(units, f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            another = not isinstance(error, MemoryError) and suspicion.failed(units, first, why)
             raise ComputeFailed(
-                f"computing the batch from {decoded.id(decoded.begin.position)} on raised {type(error).__name__}: "
-                f"{error} ({_where(error)}); nothing of it was written, it is tried again",
+                f"computing the batch from {decoded.id(decoded.begin.position)} on raised {why} ({_where(error)}); "
+                "nothing of it was written, it is tried again",
                 wait=not another,
             ) from error
         taken = time.perf_counter() - began

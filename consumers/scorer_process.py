@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from modelstore.follow import Follower
 from modelstore.loaded import LoadedRelease
 from modelstore.manifest import feature_set_id
 from streams.channel import WorkChannel
-from streams.clients import connect, connect_async, read_raw
+from streams.clients import BULK_BYTES, connect, connect_async, read_raw
 from streams.commit import Committer, Retention
 from streams.errors import ConfigurationError
 from streams.keys import SCORERS
@@ -98,7 +99,9 @@ class ScorerProcess:
         metrics: Metrics,
         channel: WorkChannel,
         start_anew: bool,
+        models_ready: Callable[[], None] | None,
     ) -> None:
+        self._models_ready = models_ready
         self._settings = settings
         self._origins = origins
         self._urls = urls
@@ -126,7 +129,7 @@ class ScorerProcess:
     async def _run(self, client: redis.asyncio.Redis, tenant: Tenant, version: str, stop: asyncio.Event) -> None:
         spec = make_spec(tenant, self._settings)
         follower = self._follower = Follower(
-            lambda: connect(self._urls.models),
+            lambda: connect(self._urls.models, read_bytes=BULK_BYTES),
             tenant.keys,
             targets=tenant.pipeline.targets,
             feature_count=len(spec.features.columns),
@@ -148,6 +151,8 @@ class ScorerProcess:
             ownership.notify(release)
 
         await asyncio.to_thread(warm_kernels)
+        if self._models_ready is not None:
+            await asyncio.to_thread(self._models_ready)
         following = asyncio.create_task(follower.run(on_change))
         with contextlib.suppress(TimeoutError):  # the follower says that the store is away
             await asyncio.wait_for(follower.ready.wait(), STORE_PATIENCE_S)

@@ -15,7 +15,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 from prometheus_client import CollectorRegistry
@@ -25,7 +25,6 @@ from consumers.identity import trainer_name
 from consumers.metrics import Metrics
 from consumers.patience import Patience, Stopped
 from consumers.scorer_process import ScorerProcess
-from consumers.trainer import Trainer, TrainerOptions
 from consumers.wiring import GAUGES_EVERY_S, app_of, tenant_of, urls_of
 from streams.app import run, web_views
 from streams.clients import connect, connect_async
@@ -34,21 +33,27 @@ from streams.resume import group_lag
 from streams.settings import Origins, Settings
 from streams.tenant import Tenant
 
+if TYPE_CHECKING:
+    from consumers.trainer import Trainer
+
 log = logging.getLogger("red10.worker")
 
 
-def run_scorer(settings: Settings, origins: Origins, *, start_anew: bool = False) -> None:
+def run_scorer(
+    settings: Settings, origins: Origins, *, start_anew: bool = False, models_ready: Callable[[], None] | None = None
+) -> None:
     """Run a scorer until SIGINT or SIGTERM.
 
     Args:
         settings: with both URLs set.
         start_anew: let partitions forget a state that another configuration computed.
+        models_ready: returns once the models Redis can be asked; called in a thread, as late as possible.
 
     Raises:
         Red10Error: the settings cannot work, or contradict what is stored.
     """
     _set_up_logging(settings)
-    asyncio.run(_scorer(settings, origins, start_anew))
+    asyncio.run(_scorer(settings, origins, start_anew, models_ready))
 
 
 def run_trainer(settings: Settings, origins: Origins) -> None:
@@ -78,16 +83,20 @@ def _set_up_logging(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-async def _scorer(settings: Settings, origins: Origins, start_anew: bool) -> None:
+async def _scorer(
+    settings: Settings, origins: Origins, start_anew: bool, models_ready: Callable[[], None] | None
+) -> None:
     urls = urls_of(settings)
     metrics = Metrics(CollectorRegistry())
     app, channel = app_of(settings, "scorer", metrics)
-    scorer = ScorerProcess(settings, origins, urls, metrics, channel, start_anew)
+    scorer = ScorerProcess(settings, origins, urls, metrics, channel, start_anew, models_ready)
     web_views(app, metrics.render, scorer.health)
     await run(app, scorer.main, channel)
 
 
 async def _trainer(settings: Settings, origins: Origins) -> None:
+    from consumers.trainer import Trainer, TrainerOptions
+
     urls = urls_of(settings)
     metrics = Metrics(CollectorRegistry())
     app, channel = app_of(settings, "trainer", metrics)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -211,14 +212,20 @@ def _source_of(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _key(source: Path, name: str, arguments: str) -> str:
+@functools.cache
+def _surroundings() -> bytes:
+    """What machine code depends on besides its source: the processor, and who makes it."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
     processor = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {','.join(sorted(features.split(',')))}"
-    versions = " ".join(importlib.metadata.version(library) for library in ("numba", "llvmlite", "numpy"))
+    versions = (importlib.metadata.version(library) for library in ("numba", "llvmlite", "numpy"))
+    return " ".join((processor, *versions)).encode()
+
+
+def _key(source: Path, name: str, arguments: str) -> str:
     digest = hashlib.sha256()
-    for part in (_FORM, source.read_bytes(), name.encode(), arguments.encode(), processor.encode(), versions.encode()):
+    for part in (_FORM, source.read_bytes(), name.encode(), arguments.encode(), _surroundings()):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:32]
 

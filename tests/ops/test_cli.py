@@ -33,7 +33,7 @@ from streams.records import Prediction, Record, Signal, TrainingResult
 from streams.settings import Settings, load_settings
 from streams.tenant import Tenant, open_tenant
 from tests.ops.conftest import Red10
-from tests.servers import Server
+from tests.servers import Server, prices
 
 ROOT = Path(__file__).resolve().parents[2]
 NS = 1_000_000_000
@@ -281,9 +281,21 @@ def test_replay_that_is_broken_off_goes_on_with_what_it_says(
         said = " ".join(replay.stderr.read().split())
     found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
     assert found, said
-    assert 0 < client.xlen(key) == int(found[1]) < 400
+    assert 0 < len(prices(client, key)) == int(found[1]) < 400
     assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
-    assert [float(fields[b"price"]) for _, fields in entries(client, key)] == list(range(1, 401))
+    assert prices(client, key) == list(range(1, 401))
+
+
+def test_replay_under_a_name_sends_nothing_twice(
+    red10: Red10, client: redis.Redis, tmp_path: Path, tenant: Tenant
+) -> None:
+    rows = [f"SPY,{n + 1},1,{1_714_521_600 * NS + n}" for n in range(50)]
+    (tmp_path / "f.csv").write_text("\n".join(["symbol,price,size,ts", *rows]))
+    first = orjson.loads(red10("replay", "f.csv", "--name", "f", "--json").stdout)
+    again = red10("replay", "f.csv", "--name", "f", "--speed", "1")
+    assert (first["ticks"], first["passed_over"], first["lost"]) == (50, 0, 0)
+    assert "50 of them were in the log already, under the name f" in " ".join(again.stderr.split())
+    assert prices(client, tenant.keys.partition(tenant.partition_of("SPY")).ticks) == list(range(1, 51))
 
 
 def test_newest_signals_of_all_partitions_are_shown_oldest_first(
