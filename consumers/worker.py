@@ -95,8 +95,6 @@ async def _scorer(
 
 
 async def _trainer(settings: Settings, origins: Origins) -> None:
-    from consumers.fit import FitParameters
-    from consumers.request_queue import Limits
     from consumers.trainer import Trainer, TrainerOptions
 
     urls = urls_of(settings)

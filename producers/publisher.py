@@ -64,7 +64,7 @@ class _Plan:
         self.origins = origins
         self.url: str | SecretStr = locate(settings, "streams") if url is None else url
         self.patience_s = patience_s
-        self.numbering = Numbering.of(publisher, again=from_start)
+        self.numbering = Numbering.of(publisher, from_start=from_start)
         self.room = Room(settings.memory_mark, settings.on_full)
         self._from_start = from_start
         self._blocks: Blocks = blocks
@@ -79,18 +79,26 @@ class _Plan:
     def tenant(self) -> Tenant:
         """The tenant, opened (or created) at the first call."""
         if self._tenant is None:
-            with connect(self.url) as client, translate(self.url):
-                tenant = open_tenant(client, self.settings, self.origins)
-            self._tenant = tenant
-            self.rewind()
+            self.opened(*self.look())
+        assert self._tenant is not None, "just opened"
         return self._tenant
+
+    def look(self) -> tuple[Tenant, dict[str, Place]]:
+        """Open the tenant and ask how far the log has come; changes nothing here."""
+        with connect(self.url) as client, translate(self.url):
+            tenant = open_tenant(client, self.settings, self.origins)
+            if not self.numbering.named:
+                return tenant, {}
+            return tenant, _places(client, tenant, self.numbering.name, self._from_start)
+
+    def opened(self, tenant: Tenant, places: dict[str, Place]) -> None:
+        """Note what `look` found; only the first time, since ticks are numbered from there on."""
+        if self._tenant is None:
+            self._tenant, self.numbering.places = tenant, places
 
     def rewind(self) -> None:
         """Have a named publisher's sequence begin again, passing over what the log has."""
-        tenant = self.tenant
-        if self.numbering.named:
-            with connect(self.url) as client, translate(self.url):
-                self.numbering.places = _places(client, tenant, self.numbering.name, self._from_start)
+        _, self.numbering.places = self.look()
 
     def positions(self) -> dict[int, int]:
         tenant, places = self.tenant, self.numbering.places
@@ -136,7 +144,7 @@ class _Plan:
 
     def records(self) -> list[tuple[str, str]]:
         """Keys and fields of what an anonymous publisher leaves behind in the log."""
-        if self.numbering.named or self._tenant is None:
+        if self.numbering.named or self.numbering.unsure or self._tenant is None:
             return []
         homes = map(self._tenant.keys.partition, range(self._tenant.partitions))
         return [(home.publishers, self.numbering.name) for home in homes if home.ticks in self.numbering.places]
@@ -370,7 +378,8 @@ class AsyncTickPublisher:
     async def open(self) -> Tenant:
         """The tenant; see `TickPublisher.tenant`."""
         if not self._plan.ready:
-            await asyncio.to_thread(lambda: self._plan.tenant)
+            # Several tasks may be here at once: what the slower ones find is out of date.
+            self._plan.opened(*await asyncio.to_thread(self._plan.look))
         return self._plan.tenant
 
     async def publish(

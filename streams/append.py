@@ -191,6 +191,8 @@ class _Appending:
             self._keep(self._answered(group, *reply))
         if not outcome.sent:
             self.doubt -= self._settled
+        elif silent:
+            self.numbering.unsure = True
         self.pending += silent
         return errors, len(errors) < len(answered)
 
@@ -207,10 +209,20 @@ class _Appending:
             return self._advanced(group, place, group.count)
         if word == b"DUP":
             place.taken, place.last = taken, entry.decode()
+            # No call of this publisher's had gone without a reply here, so these ticks are somebody else's.
+            if not numbering.repeats and group.keys.ticks in self._settled:
+                if not numbering.rivals:
+                    log.error(
+                        "%s: another publisher uses the name %s: numbering goes on behind it",
+                        group.keys.ticks, numbering.name,
+                    )  # fmt: skip
+                numbering.rivals += 1
+                place.sent = taken
+                return group
             return self._advanced(group, place, min(group.count, taken - place.sent))
         if word == b"GAP":
             numbering.gaps += 1
-            if numbering.again:
+            if numbering.repeats:
                 raise _Lost(group.keys.ticks, place.sent - taken)
             numbering.lost += place.sent - taken
             log.error(
@@ -235,6 +247,7 @@ class _Appending:
         """Leave what is in doubt behind: what comes next must not be taken for it."""
         for group in self.pending:
             if group.keys.ticks in self.doubt:
+                self.numbering.unsure = True
                 place = self.numbering.place(group.keys)
                 place.sent += group.count
                 place.last = ""
@@ -276,10 +289,13 @@ def append(
     try:
         while work.pending:
             if room is not None:
+                waited = room.throttled_s
                 try:
                     yield from room.wait()
                 except RedisRefused as full:
                     raise _stopped(full, work, next_row) from None
+                # Patience is for a Redis that refuses or is away, not for one whose memory is full.
+                give_up += room.throttled_s - waited
             payload = work.payload()
             outcome: Outcome = yield Exchange(payload, len(work.pending))
             try:
@@ -311,8 +327,8 @@ def append(
 
 def _gap(key: str, ticks: int, work: _Appending, next_row: int) -> PublishGap:
     cause = Red10Error(
-        f"{key} lost {ticks} ticks of publisher {work.numbering.name} that it had taken, as after a restore of an older "
-        "state: begin the sequence again (`rewind`), what the log has is passed over"
+        f"{key} lost {ticks} ticks of publisher {work.numbering.name} that it had taken, as after a restore of an "
+        "older state: begin the sequence again (`rewind`), what the log has is passed over"
     )
     return PublishGap(cause, work.accepted, work.rows(doubt=True), work.rows(doubt=False), next_row)
 

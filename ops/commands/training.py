@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -59,8 +59,10 @@ def train(
 
     wanted = _requests(what, targets, as_of, table)
     settings, origins = session.load()
+    # The models are looked at only where they are known to be: not on a client that has but the streams' URL.
+    both = settings.streams_url is None or settings.models_url is not None
     with (
-        session.roles(settings, "streams", "models") as roles,
+        session.roles(settings, "streams", *(("models",) if both else ())) as roles,
         connect(roles.streams_url, block_ms=1000) as client,
         translate(roles.streams_url),
     ):
@@ -82,7 +84,9 @@ def train(
         if json:
             session.json([{"request": str(request), **result.model_dump()} for request, result in results.items()])
         else:
-            _show_results(session, results.values(), roles, settings.tenant)
+            _show_results(session, results.values())
+            if both:
+                _show_worth(session, results.values(), roles, settings.tenant)
     if any(result.status != "done" for result in results.values()):
         raise typer.Exit(2)
 
@@ -134,21 +138,22 @@ def _result_line(result: TrainingResult) -> str:
     return f"{result.series}: {result.status}{'; ' + result.reason if result.reason else ''}"
 
 
-def _show_results(session: Session, results: Any, roles: Roles, tenant: str) -> None:
-    """The results, and of tables what each model is worth on rows that were held out."""
+def _show_results(session: Session, results: Iterable[TrainingResult]) -> None:
+    rows = [(r.series, r.status, r.bars, len(r.versions), f"{r.seconds:.1f}") for r in results]
+    session.table(("series", "status", "bars", "versions", "s"), rows, right=("bars", "versions", "s"))
+
+
+def _show_worth(session: Session, results: Iterable[TrainingResult], roles: Roles, tenant: str) -> None:
+    """What each model of a table is worth on rows that were held out."""
     from modelstore.store import ModelStore
-    from modelstore.tabular import TABLE
     from streams.clients import connect, translate
     from streams.keys import Keys
 
-    rows = [(r.series, r.status, r.bars, len(r.versions), f"{r.seconds:.1f}") for r in results]
-    session.table(("series", "status", "bars", "versions", "s"), rows, right=("bars", "versions", "s"))
-    tables = [digest for result in results if ":" not in result.series for digest in result.versions]
-    if not tables:
+    digests = [digest for result in results if ":" not in result.series for digest in result.versions]
+    if not digests:
         return
     with connect(roles.models_url) as client, translate(roles.models_url):
-        store = ModelStore(client, Keys(tenant))
-        manifests = [manifest for digest in tables if (manifest := store.manifest(digest)).feature_set["name"] == TABLE]
+        manifests = [ModelStore(client, Keys(tenant)).manifest(digest) for digest in digests]
     session.line("")
     columns = ("model", "on rows held out", "naive", "skill")
     session.table(columns, [_worth(manifest) for manifest in manifests], right=("on rows held out", "naive", "skill"))

@@ -11,17 +11,20 @@ from typing import Any, cast
 import orjson
 import pytest
 import redis
+from typer.testing import CliRunner
 
 from consumers.datasets import MIB, BadDataset, Roots
 from consumers.table_fit import TableFit, fit_table
 from modelstore.names import CHAMPION
 from modelstore.releases import Releases
 from modelstore.store import ModelStore
+from ops.cli import app
 from ops.commands.predict import BadInput, read_rows
 from streams.keys import Keys
 from streams.records import TableRequest
 from tests.modelstore.made import fitted
 from tests.ops.conftest import Red10
+from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 IRIS = ROOT / "producers" / "data" / "iris.csv"
@@ -112,6 +115,15 @@ def test_a_table_is_asked_for_by_its_path_and_columns(red10: Red10, client: redi
     found = TableRequest.from_fields(second)
     assert (found.dataset, found.table, found.targets) == ("there/only.parquet", "mine", ("a", "b"))
     assert (third[b"kind"], fourth[b"kind"]) == (b"train", b"train_table")
+
+
+def test_a_client_that_knows_the_streams_only_starts_no_server_of_its_own(
+    server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, ["train", "a.csv", "--no-wait", "--streams-url", server.url])
+    assert done.exit_code == 0
+    assert len(requests(client)) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_that_do_not_go_together_are_refused(red10: Red10, client: redis.Redis) -> None:
