@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import redis
 import redis.asyncio
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -532,6 +532,7 @@ def test_whatever_the_order_redis_holds_what_the_model_holds(server: Server) -> 
             stateful_step_count=12,
             deadline=None,
             derandomize=True,
+            phases=[Phase.generate],  # shrinking takes minutes
             suppress_health_check=list(HealthCheck),
         ),
     )
