@@ -134,8 +134,8 @@ def replay(
         raise BadUse(f"{twice} is named twice, so its ticks would count twice: name it once")
     if name is not None and start is not None:
         raise BadUse(
-            f"--start with --name would pass over ticks that were never published: {name} names one sequence, which the "
-            "same command goes on with by itself. Leave --start out, or take another name"
+            f"--start with --name would pass over ticks that were never published: {name} names one sequence, which "
+            "the same command goes on with by itself. Leave --start out, or take another name"
         )
     factor = _speed(speed)
     length = Interval.parse(interval) if interval else None
