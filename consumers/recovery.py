@@ -6,13 +6,14 @@ any point leaves what was there, or a new incarnation that the next owner finds 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import cast
+from typing import Any, cast
 
 import redis.asyncio
 from redis.exceptions import ResponseError
@@ -26,7 +27,7 @@ from consumers.state import SCHEMA, PartitionState, SeriesState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
 from streams.clients import error_code
 from streams.errors import BadRecord, ConfigurationError, Red10Error
-from streams.ids import ZERO
+from streams.ids import ZERO, Source
 from streams.keys import SCORERS, PartitionKeys
 from streams.resume import Resume, look, resume
 
@@ -148,9 +149,23 @@ async def _wiped(
     """Begin with nothing but the numbers that must not be given twice."""
     state = _empty(spec)
     state.counter = _number(fields.get(b"counter"))
-    state.incarnation = _number(fields.get(b"incarnation"))
+    state.incarnation = max(_number(fields.get(b"incarnation")), await _last_incarnation(client, keys))
     await _begin_anew(client, keys, token, spec, state, stored=fields.get(b"counter", b"0"), wipe=True)
     return Recovered(Scorer(spec, keys, state, EMPTY), Resume.ANEW)
+
+
+async def _last_incarnation(client: redis.asyncio.Redis, keys: PartitionKeys) -> int:
+    """The last incarnation that outputs speak of: a state that is lost, or lost once more, does not tell it."""
+    outputs = [keys.predictions, keys.signals, keys.outcomes, keys.dead]
+    outputs += [key.decode() async for key in client.scan_iter(keys.bars("*"), 1000)]
+    found = 0
+    for key in outputs:
+        with naming(key):
+            newest: Any = await client.xrevrange(key, count=1)
+        for _, fields in newest:
+            with contextlib.suppress(KeyError, ValueError):  # not an entry of Red10's
+                found = max(found, Source.parse(fields[b"src"]).incarnation)
+    return found
 
 
 def _number(raw: bytes | None) -> int:
@@ -186,13 +201,14 @@ async def _begin_anew(
         spec.fingerprint,
         SCHEMA,
     ]
-    answer = await client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *cast(list[str], argv))
+    reply = client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *cast(list[str], argv))
+    answer, entries = await cast(Awaitable[list[bytes]], reply)
     if answer not in (b"OK", b"DUP"):
         raise Fenced(keys.lease)
     state.counter += 1
     state.checkpoint = state.anchor = ZERO
     state.within = None
-    state.entries = 0
+    state.entries = int(entries)
 
 
 async def _fill_tails(client: redis.asyncio.Redis, keys: PartitionKeys, spec: Spec, state: PartitionState) -> None:

@@ -32,7 +32,7 @@ from consumers.state import SCHEMA, PartitionState, SeriesState, add_symbol, sym
 from consumers.targets import VOLUME_BARS
 from modelstore.loaded import LoadedRelease, SeriesModels
 from streams.codec import raw_fields
-from streams.decoded import Clock, Decoded, ReleaseSwitch, TickRun, Unusable
+from streams.decoded import Clock, Cut, Decoded, ReleaseSwitch, TickRun, Unusable
 from streams.errors import BadName
 from streams.ids import Source, StreamID
 from streams.keys import PartitionKeys
@@ -83,12 +83,21 @@ class _Batch:
 
 def set_aside(decoded: Decoded, reason: str, detail: str) -> Decoded:
     """A batch with none of its ticks and control entries used."""
-    cut = decoded.begin
-    for part in decoded.parts:
-        cut = part.cut(0) if isinstance(part, TickRun) else type(cut)(part.position, 0)
-        break
+    cut = _first(decoded)
     aside = Unusable(reason, detail, cut.position, cut.tick)
     return replace(decoded, parts=[], unusable=[*decoded.unusable, aside])
+
+
+def first_of(decoded: Decoded) -> tuple[StreamID, int]:
+    """Entry and tick of a batch's first tick or control entry; of what is unusable if it has nothing else."""
+    cut = _first(decoded)
+    return decoded.id(cut.position), cut.tick
+
+
+def _first(decoded: Decoded) -> Cut:
+    for part in decoded.parts:
+        return part.cut(0) if isinstance(part, TickRun) else Cut(part.position, 0)
+    return decoded.begin
 
 
 def releases_in(decoded: Decoded) -> list[str]:

@@ -95,8 +95,6 @@ async def _scorer(
 
 
 async def _trainer(settings: Settings, origins: Origins) -> None:
-    from consumers.fit import FitParameters
-    from consumers.request_queue import Limits
     from consumers.trainer import Trainer, TrainerOptions
 
     urls = urls_of(settings)
@@ -127,14 +125,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                 bars=bars,
                 models=models,
                 tenant=tenant,
-                options=TrainerOptions(
-                    FitParameters.of(settings),
-                    settings.max_bars,
-                    settings.processes,
-                    Limits(settings.claim_idle_ms, settings.max_deliveries),
-                    settings.check_memory_mb,
-                    settings.check_timeout_s,
-                ),
+                options=TrainerOptions.of(settings),
                 consumer=name,
                 on_delivery=metrics.delivered,
             )
@@ -152,6 +143,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                     report = await channel.do(partial(trainer.handle, batch))
                     if report.results:
                         metrics.trained([result.status for result in report.results], report.models, report.seconds)
+                    metrics.predicted([result.status for result in report.predictions])
         finally:
             for helper in helpers:
                 helper.cancel()

@@ -219,7 +219,8 @@ def _holders(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> 
     found: dict[str, list[tuple[str, int, str, str]]] = {CHAMPION: [], CHALLENGER: [], PROVEN: []}
     for (name, alias), digest in aliases.items():
         series, _, target = name.rpartition("/")
-        if alias in found and target in order:
+        # A table may have a column that is called like a target.
+        if alias in found and target in order and ":" in series:
             found[alias].append((series, order[target], target, digest))
     return {
         alias: {(series, target): digest for series, _, target, digest in sorted(held)} for alias, held in found.items()

@@ -64,7 +64,7 @@ class _Plan:
         self.origins = origins
         self.url: str | SecretStr = locate(settings, "streams") if url is None else url
         self.patience_s = patience_s
-        self.numbering = Numbering.of(publisher)
+        self.numbering = Numbering.of(publisher, from_start=from_start)
         self.room = Room(settings.memory_mark, settings.on_full)
         self._from_start = from_start
         self._blocks: Blocks = blocks
@@ -79,12 +79,26 @@ class _Plan:
     def tenant(self) -> Tenant:
         """The tenant, opened (or created) at the first call."""
         if self._tenant is None:
-            with connect(self.url) as client, translate(self.url):
-                tenant = open_tenant(client, self.settings, self.origins)
-                if self.numbering.named:
-                    self.numbering.places = _places(client, tenant, self.numbering.name, self._from_start)
-            self._tenant = tenant
+            self.opened(*self.look())
+        assert self._tenant is not None, "just opened"
         return self._tenant
+
+    def look(self) -> tuple[Tenant, dict[str, Place]]:
+        """Open the tenant and ask how far the log has come; changes nothing here."""
+        with connect(self.url) as client, translate(self.url):
+            tenant = open_tenant(client, self.settings, self.origins)
+            if not self.numbering.named:
+                return tenant, {}
+            return tenant, _places(client, tenant, self.numbering.name, self._from_start)
+
+    def opened(self, tenant: Tenant, places: dict[str, Place]) -> None:
+        """Note what `look` found; only the first time, since ticks are numbered from there on."""
+        if self._tenant is None:
+            self._tenant, self.numbering.places = tenant, places
+
+    def rewind(self) -> None:
+        """Have a named publisher's sequence begin again, passing over what the log has."""
+        _, self.numbering.places = self.look()
 
     def positions(self) -> dict[int, int]:
         tenant, places = self.tenant, self.numbering.places
@@ -130,7 +144,7 @@ class _Plan:
 
     def records(self) -> list[tuple[str, str]]:
         """Keys and fields of what an anonymous publisher leaves behind in the log."""
-        if self.numbering.named or self._tenant is None:
+        if self.numbering.named or self.numbering.unsure or self._tenant is None:
             return []
         homes = map(self._tenant.keys.partition, range(self._tenant.partitions))
         return [(home.publishers, self.numbering.name) for home in homes if home.ticks in self.numbering.places]
@@ -279,6 +293,7 @@ class TickPublisher:
 
         Raises:
             BadRecord: a row cannot be sent; the message names it.
+            PublishGap: the log lost ticks of a named sequence: `rewind`, and publish it from its start.
             PublishError: publishing stopped on the way; the error says how far it certainly came.
         """
         count = 0
@@ -309,6 +324,15 @@ class TickPublisher:
     def positions(self) -> dict[int, int]:
         """How many ticks of this publisher's sequence the log has taken, by partition."""
         return self._plan.positions()
+
+    def rewind(self) -> None:
+        """Begin a named publisher's sequence again: what is published next is its first tick. The log is asked anew how
+        much it has, and that much is passed over. For a publisher without a name it does nothing.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        self._plan.rewind()
 
     def close(self) -> None:
         """Close the connections."""
@@ -354,7 +378,8 @@ class AsyncTickPublisher:
     async def open(self) -> Tenant:
         """The tenant; see `TickPublisher.tenant`."""
         if not self._plan.ready:
-            await asyncio.to_thread(lambda: self._plan.tenant)
+            # Several tasks may be here at once: what the slower ones find is out of date.
+            self._plan.opened(*await asyncio.to_thread(self._plan.look))
         return self._plan.tenant
 
     async def publish(
@@ -400,6 +425,11 @@ class AsyncTickPublisher:
         """How many ticks of this publisher's sequence the log has taken, by partition."""
         await self.open()
         return self._plan.positions()
+
+    async def rewind(self) -> None:
+        """Begin a named publisher's sequence again; see `TickPublisher.rewind`."""
+        async with self._turn:
+            await asyncio.to_thread(self._plan.rewind)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -126,7 +126,7 @@ def test_a_publisher_that_is_refused_appends_later_and_once(
 
 @pytest.mark.parametrize("kind", ["embedded", "system"])
 def test_a_redis_that_loads_its_file_is_waited_for(kind: str) -> None:
-    server = Server(binary_of(kind), ("--appendonly", "yes", "--appendfsync", "always")).start()
+    server = Server(binary_of(kind), ("--appendonly", "yes", "--appendfsync", "no")).start()
     with ThreadPoolExecutor(1) as pool, server.client() as client:
         try:
             with client.pipeline(transaction=False) as pipe:
