@@ -236,7 +236,8 @@ class Run(Stage):
     def _alarms(self) -> list[str]:
         found = []
         for child in self.crew.children:
-            if child.role in ("worker", "trainer") and child.log.exists():
+            # Not trainers: when one is killed, its training processes may complain of it in the same log.
+            if child.role == "worker" and child.log.exists():
                 text = child.log.read_text()
                 found += [f"{child.name} said {word!r}: {_line(text, word)}" for word in _ALARMS if word in text]
             if child.deaths and child.role in ("worker", "trainer", "tap"):
