@@ -45,6 +45,8 @@ PARAMETERS = {
     "objective": "reg:squarederror", "tree_method": "hist", "max_bin": BINS, "max_depth": DEPTH, "learning_rate": 0.1,
     "min_child_weight": 0, "lambda": 0.0, "base_score": 0.0, "seed": 0,
 }  # fmt: skip
+#: Changed when what is stored of a version changes.
+FORM = 2
 _AT_ONCE = 50
 
 
@@ -83,7 +85,7 @@ def make(count: int) -> Made:
     import xgboost
 
     directory = WHERE / f"models-{count}"
-    note = {"xgboost": xgboost.__version__, "numpy": np.__version__, "parameters": PARAMETERS, "form": 1}
+    note = {"xgboost": xgboost.__version__, "numpy": np.__version__, "parameters": PARAMETERS, "form": FORM}
     about = directory / "made.json"
     if about.exists():
         found = orjson.loads(about.read_bytes())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.models.made import FEATURES, FEATURES_ID, TENANT, WHERE, names_of, plain_manifest
+from benchmarks.models.made import FEATURES, FEATURES_ID, FORM, TENANT, WHERE, names_of, plain_manifest
 from benchmarks.models.timing import in_ms, median, show_progress, timed
 from benchmarks.server import own_server
 from modelstore.manifest import Serving
@@ -53,7 +53,7 @@ def _must_find(store: ModelStore, query: Query) -> None:
 
 
 def _made() -> Path:
-    snapshot = WHERE / f"versions-{MODELS * EACH}.rdb"
+    snapshot = WHERE / f"versions-{MODELS * EACH}-{FORM}.rdb"
     if snapshot.exists():
         return snapshot
     WHERE.mkdir(parents=True, exist_ok=True)

@@ -304,6 +304,22 @@ async def test_ids_that_fall_back_after_a_gap_are_noticed(
     assert client.hget(KEYS.state, "incarnation") == b"1"
 
 
+async def test_a_deleted_stream_is_on_record_though_its_owner_ends_before_anything_comes(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 30)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the first entries")
+        client.delete(KEYS.ticks)
+        await until(lambda: client.hget(KEYS.state, "incarnation") == b"1", "a new incarnation")
+    fill(client, 10, begin=100)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the new entries")
+    [gap] = [fields for _, fields in entries(client, KEYS.dead) if fields[b"reason"] == b"gap"]
+    assert gap[b"src"] == b"1:0-0:0:0"
+
+
 async def test_lag_is_not_below_zero_after_a_stream_was_deleted_and_filled_again(
     client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
 ) -> None:
