@@ -1,9 +1,8 @@
 """A chaos run: real workers, trainers and publishers, faults by schedule, then the checker.
 
 The order is: start the crew and wait until it is at work; let the feeds go, and when the first models are in force the
-faults; when the time is over, put all that
-is broken right, let the publishers come to their end, let the trainers answer, wait until everything is consumed and
-archived, stop the workers, gather what is left behind, and judge it.
+faults; when the time is over, put all that is broken right, let the publishers come to their end, let the trainers
+answer, wait until everything is consumed and archived, stop the workers, gather what is left behind, and judge it.
 """
 
 from __future__ import annotations
