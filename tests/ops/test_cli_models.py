@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -16,6 +17,7 @@ from modelstore.version import NewVersion
 from ops.cli import app
 from ops.commands.model import flatten
 from streams.keys import Keys
+from tests.consumers.test_checker import with_golden
 from tests.modelstore.made import fitted
 from tests.objects import ObjectServer
 from tests.servers import Server
@@ -217,6 +219,26 @@ def test_a_release_is_carried_over_and_put_in_force(red10: Red10, store: ModelSt
     found = loaded(red10("model", "import", "first", "--promote", "--why", "back", "--tenant", "other", "--json"))
     assert isinstance(found, dict)
     assert (found["number"], found["imported"], len(found["skipped"])) == (2, [], 1)
+
+
+def test_models_are_held_against_their_golden_rows_when_asked(red10: Red10, store: ModelStore) -> None:
+    """One that is whole, but is not what its manifest says, is refused; one that would kill XGBoost kills nobody."""
+    name = "XLE:1d/close_5"
+    sound = with_golden(fitted(name, 1))
+    lying = replace(with_golden(fitted(name, 2)), ubj=fitted(name, 3).ubj)
+    deadly = replace(with_golden(fitted(name, 4)), ubj=sound.ubj[:40] + b"\xff" * 200 + sound.ubj[240:])
+    store.put_many([sound, lying, deadly])
+    for version, told in ((lying, "XGBoost model"), (deadly, "")):
+        assert red10("model", "export", version.digest, "bad", "--force").exit_code == 0
+        message = refused(red10("model", "import", "bad", "--check", "--tenant", "other"))
+        assert "not to be trusted" in message
+        assert told in message
+        assert "nothing was imported" in message
+        assert ModelStore(store.client, Keys("other")).count() == 0
+    assert red10("model", "export", sound.digest, "good").exit_code == 0
+    found = loaded(red10("model", "import", "good", "--check", "--tenant", "other", "--json"))
+    assert isinstance(found, dict)
+    assert found["imported"] == [sound.digest]
 
 
 def test_models_travel_by_object(red10: Red10, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
