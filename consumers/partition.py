@@ -163,6 +163,7 @@ class PartitionTask:
         self._stopping = asyncio.Event()
         self._announced = ""
         self._said = ""
+        self._missing = ""
         self._lost = 0
 
     def stop(self) -> None:
@@ -263,7 +264,40 @@ class PartitionTask:
         # A gap is no news while the anchor is known to be gone.
         if found is Resume.ANEW or (found is Resume.GAP and state.anchor == state.checkpoint):
             return Answer.GAP
+        consumed = seen.first is not None and seen.first < state.checkpoint == state.anchor
+        return await self._make_room(state) if consumed and self._committer.short else None
+
+    async def _make_room(self, state: PartitionState) -> Answer | None:
+        """Drop consumed input while Redis is short of memory; what the commit found, unless that is not to go on.
+
+        Batches do so in passing. But publishers hold back now, so that there may never be another batch here.
+        """
+        commit = Commit(
+            state.counter, state.anchor, state.tip, state.checkpoint, state.entries, state.checkpoint, {}, []
+        )  # fmt: skip
+        answer = await self._send(commit)
+        if answer not in (Answer.OK, Answer.DUP):
+            return answer
+        state.counter += 1
         return None
+
+    async def _send(self, commit: Commit) -> Answer:
+        """What the commit found.
+
+        Raises:
+            BrokenKey: a key can take nothing.
+            RedisError: as the commit raises it.
+        """
+        answer, detail = await self._committer.commit(
+            self.token, commit, on_wait=self._waiting, sleep=self._pause, give_up=self._stopping.is_set
+        )
+        if answer is Answer.BROKEN:
+            raise BrokenKey(detail)
+        if answer is Answer.OK and detail != self._missing:
+            self._missing = detail
+            if detail:
+                log.warning("%s: nothing is dropped before the required group %s is made", self.keys.ticks, detail)
+        return answer
 
     async def _read(self, after: StreamID) -> list[RawEntry]:
         """The next entries, or none if there were none for `block_ms`."""
@@ -335,11 +369,7 @@ class PartitionTask:
             computed.outputs, computed.passed,
         )  # fmt: skip
         began = time.perf_counter()
-        answer, detail = await self._committer.commit(
-            self.token, commit, on_wait=self._waiting, sleep=self._pause, give_up=self._stopping.is_set
-        )
-        if answer is Answer.BROKEN:
-            raise BrokenKey(detail)
+        answer = await self._send(commit)
         self._metrics.committed(self.keys.ticks, answer.value, time.perf_counter() - began)
         if answer in (Answer.OK, Answer.DUP):
             state.counter += 1

@@ -76,7 +76,9 @@ def _first_score(made: Made, streams: OwnServer) -> float:
             "FEATURE_SET": f"{type(MADE_UP).__module__}:MADE_UP",
             "WEB_PORT": "0",
         }
-        environment = os.environ | {f"RED10_{name}": value for name, value in settings.items()}
+        # What was set for the peers is not set for a worker.
+        inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment = inherited | {f"RED10_{name}": value for name, value in settings.items()}
         begun = time.perf_counter()
         worker = subprocess.Popen(
             [sys.executable, "-m", "red10", "worker", "--role", "scorer"],

@@ -84,13 +84,14 @@ def make_task(
     channel: Any = None,
     memo: Memo | None = None,
     start_anew: bool = False,
+    short: Callable[[], bool] = lambda: False,
 ) -> PartitionTask:
     return PartitionTask(
         link,
         KEYS,
         token,
         spec,
-        Committer(link, KEYS, server=version, retention=Retention(100_000)),
+        Committer(link, KEYS, server=version, retention=Retention(100_000), short=short),
         cast(WorkChannel, channel or Serial()),
         find,
         Metrics(CollectorRegistry()),
@@ -301,6 +302,22 @@ async def test_ids_that_fall_back_after_a_gap_are_noticed(
         client.xadd(KEYS.ticks, cast(Any, fields), id=f"{1_600_000_000_000}-0")
         await until(lambda: done(client), "the stream that began again is read")
     assert client.hget(KEYS.state, "incarnation") == b"1"
+
+
+async def test_a_deleted_stream_is_on_record_though_its_owner_ends_before_anything_comes(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 30)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the first entries")
+        client.delete(KEYS.ticks)
+        await until(lambda: client.hget(KEYS.state, "incarnation") == b"1", "a new incarnation")
+    fill(client, 10, begin=100)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the new entries")
+    [gap] = [fields for _, fields in entries(client, KEYS.dead) if fields[b"reason"] == b"gap"]
+    assert gap[b"src"] == b"1:0-0:0:0"
 
 
 async def test_lag_is_not_below_zero_after_a_stream_was_deleted_and_filled_again(
@@ -650,6 +667,30 @@ async def test_a_state_that_cannot_be_read_at_all_can_be_started_anew(
     client.hset(KEYS.state, mapping={"counter": "x", "incarnation": "?", "schema": "1", "fingerprint": "y"})
     async with running(make_task(made(), version, start_anew=True)):
         await until(lambda: done(client), "the input is read anew")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["single", "block"])
+async def test_input_goes_when_memory_is_short_though_nothing_comes_in(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str, packed: bool
+) -> None:
+    """All publishers hold back, so there is no batch whose commit could trim, and they would wait for ever."""
+    rows = [(HOME[0], 100.0 + at, 1.0, at * S // 4) for at in range(60)]
+    for part in (rows[:40], rows[40:]):
+        group = group_ticks(Ticks.from_rows(part), lambda symbol: KEYS)
+        run(client, append(group, Numbering.of(None), "", patience_s=5, blocks="always" if packed else "never"))
+    client.set(KEYS.lease, TOKEN)
+    short: list[bool] = []
+    async with running(make_task(made(), version, short=lambda: bool(short))) as loop:
+        await until(lambda: done(client), "all is consumed")
+        before, counter = client.xlen(KEYS.ticks), client.hget(KEYS.state, "counter")
+        short.append(True)
+        await until(lambda: client.xlen(KEYS.ticks) == 1, f"one of {before} entries is left, the anchor")
+        client.xadd(KEYS.ticks, {"symbol": HOME[0], "price": 1, "size": 1, "ts": 15 * S})
+        await until(lambda: done(client), "it goes on")
+        assert not loop.done()
+    assert before > 1
+    assert counter != client.hget(KEYS.state, "counter")
+    assert not entries(client, KEYS.dead)
 
 
 async def test_the_size_of_batches_outlives_the_lease(

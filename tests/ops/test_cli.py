@@ -154,6 +154,7 @@ def test_mistakes_of_users_get_a_message_and_exit_code_2_without_a_traceback(red
         (("replay", "missing.csv"), "no such file"),
         (("replay", "missing.csv", "--speed", "fast"), "--speed takes a number"),
         (("replay", __file__, os.path.relpath(__file__)), "is named twice"),
+        (("replay", __file__, "--name", "day", "--start", "1714521601"), "Leave --start out, or take another name"),
         (("keys", "a:b"), "cannot be a symbol"),
         (("train", "SPY"), "SYMBOL:INTERVAL"),
         (("signals",), "there is no tenant 'default' yet"),
@@ -265,24 +266,31 @@ def test_replay_of_today_warns_of_a_clock_before_its_time(red10: Red10, tmp_path
     assert f"a clock said after {show_ns(end)} UTC close them: `red10 publish --clock {end}`" in hint
 
 
+@pytest.mark.parametrize("name", [(), ("--name", "day")], ids=["no name", "name"])
 def test_replay_that_is_broken_off_goes_on_with_what_it_says(
-    red10: Red10, server: Server, client: redis.Redis, tmp_path: Path, tenant: Tenant, env: dict[str, str]
-) -> None:
+    red10: Red10, server: Server, client: redis.Redis, tmp_path: Path, tenant: Tenant, env: dict[str, str],
+    name: tuple[str, ...],
+) -> None:  # fmt: skip
     # Two ticks at each time, 20 ms apart: broken off between them, one would be lost or doubled.
     rows = [f"SPY,{n + 1},1,{1_714_521_600 * NS + n // 2 * 20_000_000}" for n in range(400)]
     (tmp_path / "f.csv").write_text("\n".join(["symbol,price,size,ts", *rows]))
     key = tenant.keys.partition(tenant.partition_of("SPY")).ticks
-    with running(env, command_line(server, "replay", "f.csv", "--speed", "1")) as replay:
+    with running(env, command_line(server, "replay", "f.csv", "--speed", "1", *name)) as replay:
         assert replay.stderr is not None
         with connect(server.url, block_ms=20_000) as waiting:
             assert waiting.xread({key: "0"}, count=1, block=20_000)
         replay.send_signal(signal.SIGINT)
         assert replay.wait(20) == 130
         said = " ".join(replay.stderr.read().split())
-    found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
-    assert found, said
-    assert 0 < len(prices(client, key)) == int(found[1]) < 400
-    assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
+    assert 0 < len(prices(client, key)) < 400
+    if name:
+        assert said.endswith("To go on, repeat the same command"), said
+        assert red10("replay", "f.csv", *name).exit_code == 0
+    else:
+        found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
+        assert found, said
+        assert len(prices(client, key)) == int(found[1])
+        assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
     assert prices(client, key) == list(range(1, 401))
 
 
