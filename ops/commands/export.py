@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ops.commands.session import JsonOption, Session, command
-from ops.commands.store import WhyOption, open_store, progress, s3_options, whoami
+from ops.commands.store import WhyOption, open_store, progress, s3_options, save, whoami
 
 if TYPE_CHECKING:
     from modelstore.imports import Check
@@ -86,6 +86,7 @@ def model_import(
             check=golden_rows(settings) if check else None,
             progress=None if json else progress(session, "checked and stored"),
         )
+        save(store)
     if json:
         session.json(
             {
