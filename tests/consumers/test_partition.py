@@ -19,18 +19,20 @@ from redis.exceptions import ConnectionError
 
 from consumers import partition
 from consumers.bars import BarBuilder
+from consumers.memo import Memo
 from consumers.metrics import Metrics
-from consumers.partition import Memo, PartitionTask
+from consumers.partition import PartitionTask
 from consumers.policy import Hysteresis
 from consumers.recovery import recover
 from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
-from streams.append import append, run
+from streams.append import append
 from streams.channel import WorkChannel
 from streams.clients import connect_async, read_raw
 from streams.columns import Ticks
 from streams.commit import Committer, Retention
 from streams.errors import RedisUnavailable
+from streams.exchange import run
 from streams.ids import StreamID
 from streams.numbering import Numbering
 from streams.publish import group_ticks
