@@ -29,6 +29,7 @@ from modelstore.releases import Releases
 from modelstore.retention import KEEP_RELEASES, KEEP_VERSIONS, Pruned, Retention
 from modelstore.search import Found, Query, search
 from modelstore.tags import Tags
+from modelstore.verdicts import Verdicts
 from modelstore.version import NewVersion, VersionInfo
 from modelstore.versions import VersionStore
 from streams.keys import Keys
@@ -124,10 +125,24 @@ class ModelStore(VersionStore):
             current = ReleaseInfo(parent, 0, 0, None)
         if "/" not in what:
             return promote_release(self.releases, self.releases.find(what), parent=current, who=who, why=why)
-        digest = self.resolve(what)
+        try:
+            digest = self.resolve(what)
+        except NotFound as error:
+            self._tell_promoted(what, error)
+            raise
         through = self.manifest(digest).trained_through
         name = self.info(digest).name
         return promote_version(self.releases, name, digest, at=through, parent=current, who=who, why=why)
+
+    def _tell_promoted(self, what: str, error: NotFound) -> None:
+        """Of an alias that is gone: whether that is because the promotion was done already."""
+        name = str(VersionRef.parse(what).name)
+        for noted in Verdicts(self.client, self.keys).of(name, 1):
+            if noted.note.verdict == "promoted":
+                error.add_note(
+                    f"version {noted.note.version[:12]} became champion with release {noted.release[:12]} "
+                    f"({noted.note.reason})"
+                )
 
     def rollback(self, to: str | None = None, *, who: str, why: str = "") -> ReleaseInfo:
         """Put an earlier release in force, as a whole.

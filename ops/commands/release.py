@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ops.commands.session import MODELS, JsonOption, Session, command
-from ops.commands.store import WhyOption, open_store, whoami
+from ops.commands.store import WhyOption, open_store, save, whoami
 
 if TYPE_CHECKING:
     from modelstore.release import Release, ReleaseInfo
@@ -168,6 +168,7 @@ def release_promote(
     with open_store(session) as (store, _):
         expected = store.releases.find(parent) if parent is not None else None
         info = store.promote(what, who=whoami(), why=why, parent=expected)
+        save(store)
     _tell(session, info, json)
 
 
@@ -183,6 +184,7 @@ def release_rollback(
     """Put an earlier release in force, as a whole and by one switch."""
     with open_store(session) as (store, _):
         info = store.rollback(release, who=whoami(), why=why or "rollback")
+        save(store)
     _tell(session, info, json)
 
 

@@ -212,6 +212,26 @@ def test_a_store_that_goes_back_to_an_older_snapshot_at_any_step_is_whole_and_th
             assert unnumbered(tidy(admin)) == unnumbered(expected), f"{when} step {at}"
 
 
+def test_an_import_into_a_store_that_forgets_it_says_so(server: Server, files: Path) -> None:
+    """Whatever was stored before the store went back: an import that ends well has all of its versions there."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "import a series")
+    _, steps = undisturbed(server, scenario, files)
+    told: list[str] = []
+    # Behind these, nothing is left but taking pins away.
+    for at in range(steps - 3):
+        with server.client() as admin, doomed(path_of(server), Fate(at, "before", lambda: prepare(admin))) as client:
+            prepare(admin)
+            try:
+                scenario.act(ModelStore(client, KEYS), files)
+            except ModelStoreError as error:
+                told.append(str(error))
+            else:
+                there = ModelStore(admin, KEYS).infos([VERSIONS[NAMES[2], seed].digest for seed in range(4)])
+                assert None not in there
+    assert told
+    assert all("import again" in message for message in told)
+
+
 @pytest.fixture(params=["embedded", "system"])
 def own(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that may be killed."""

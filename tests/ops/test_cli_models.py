@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,9 @@ from modelstore.version import NewVersion
 from ops.cli import app
 from ops.commands.model import flatten
 from streams.keys import Keys
-from tests.modelstore.made import fitted
+from tests.conftest import binary_of
+from tests.consumers.test_checker import with_golden
+from tests.modelstore.made import contents, fitted
 from tests.objects import ObjectServer
 from tests.servers import Server
 
@@ -53,6 +56,15 @@ DIGESTS = [one.digest for one in VERSIONS]
 
 @pytest.fixture
 def store(client: redis.Redis) -> ModelStore:
+    return filled(client)
+
+
+@pytest.fixture(params=["embedded", "system"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def filled(client: redis.Redis) -> ModelStore:
     """Three versions of one model, one of another; two releases, the first without the other model."""
     store = ModelStore(client, Keys("default"))
     store.put_many(VERSIONS)
@@ -219,6 +231,26 @@ def test_a_release_is_carried_over_and_put_in_force(red10: Red10, store: ModelSt
     assert (found["number"], found["imported"], len(found["skipped"])) == (2, [], 1)
 
 
+def test_models_are_held_against_their_golden_rows_when_asked(red10: Red10, store: ModelStore) -> None:
+    """One that is whole, but is not what its manifest says, is refused; one that would kill XGBoost kills nobody."""
+    name = "XLE:1d/close_5"
+    sound = with_golden(fitted(name, 1))
+    lying = replace(with_golden(fitted(name, 2)), ubj=fitted(name, 3).ubj)
+    deadly = replace(with_golden(fitted(name, 4)), ubj=sound.ubj[:40] + b"\xff" * 200 + sound.ubj[240:])
+    store.put_many([sound, lying, deadly])
+    for version, told in ((lying, "XGBoost model"), (deadly, "")):
+        assert red10("model", "export", version.digest, "bad", "--force").exit_code == 0
+        message = refused(red10("model", "import", "bad", "--check", "--tenant", "other"))
+        assert "not to be trusted" in message
+        assert told in message
+        assert "nothing was imported" in message
+        assert ModelStore(store.client, Keys("other")).count() == 0
+    assert red10("model", "export", sound.digest, "good").exit_code == 0
+    found = loaded(red10("model", "import", "good", "--check", "--tenant", "other", "--json"))
+    assert isinstance(found, dict)
+    assert found["imported"] == [sound.digest]
+
+
 def test_models_travel_by_object(red10: Red10, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = ObjectServer()
     try:
@@ -278,6 +310,56 @@ def test_a_challenger_is_promoted_and_taken_back(red10: Red10, store: ModelStore
     assert "name the release to go to" in refused(red10("release", "rollback"))
     assert "Release 5" in red10("release", "rollback", "1").stdout
     assert ModelStore(store.client, store.keys).aliases() == {(NAME, "champion"): DIGESTS[0]}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("release", "promote", f"{NAME}@challenger"),
+        ("release", "rollback"),
+        ("model", "alias", f"{NAME}@canary", "3"),
+        ("model", "tag", f"{NAME}@1", "deprecated"),
+        ("model", "rm", f"{NAME}@3"),
+        ("model", "prune", "--keep", "1"),
+        ("model", "import", "other"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_what_a_command_has_told_survives_a_redis_that_is_killed(
+    words: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    server = Server(binary_of(kind)).start()
+    try:
+        with server.client() as client:
+            store = filled(client)
+            store.put_many([version("QQQ:1d/close_5", 5)])
+            store.export(store.select("QQQ:1d", every=True), tmp_path / "other")
+            store.remove(["QQQ:1d/close_5@1"])
+        done = CliRunner().invoke(app, [*words, "--streams-url", server.url, "--models-url", server.url])
+        assert done.exit_code == 0, done.output
+        with server.client() as client:
+            before = contents(client)
+        server.kill()
+        server.start()
+        with server.client() as client:
+            assert contents(client) == before
+    finally:
+        server.close()
+
+
+def test_a_command_says_when_what_it_did_is_not_saved(
+    red10: Red10, store: ModelStore, client: redis.Redis, server: Server
+) -> None:
+    snapshot = server.directory / "dump.rdb"
+    snapshot.unlink(missing_ok=True)
+    snapshot.mkdir()
+    try:
+        told = refused(red10("release", "promote", f"{NAME}@challenger"))
+    finally:
+        snapshot.rmdir()
+        client.save()
+    assert "is done; it is lost if the models Redis is killed" in told
+    assert store.resolve(f"{NAME}@champion") == DIGESTS[1]
 
 
 def test_where_there_is_nothing_the_way_on_is_told(red10: Red10, client: redis.Redis) -> None:
