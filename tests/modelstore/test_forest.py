@@ -282,7 +282,7 @@ def test_deep_trees_are_scored(depth: int, layout: int | None) -> None:
 
 
 def test_a_tree_that_is_too_wide_is_not_encoded() -> None:
-    with pytest.raises(BadModel, match="too wide: .* set max_leaves lower"):
+    with pytest.raises(BadModel, match=r"too wide: .* set max_leaves lower"):
         encode_forest(full_tree(17), np.zeros(1, np.float32), 1, Transform.IDENTITY)
 
 
