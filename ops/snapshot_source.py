@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
 from modelstore.errors import StorageError
-from modelstore.locations import S3Options, s3_client, s3_errors
 from ops.errors import SnapshotError
 from streams.errors import ConfigurationError
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from modelstore.locations import S3Options
 
 SCHEMES = ("rdb", "s3")
 
@@ -66,6 +68,8 @@ def source_of(url: SecretStr | str, settings: Settings) -> Source:
         return FileSource(Path(path))
     if not parts.netloc or len(path) < 2:
         raise ConfigurationError(f"models_url {text} names no object: write s3://BUCKET/KEY")
+    from modelstore.locations import S3Options
+
     return ObjectSource(parts.netloc, path[1:], S3Options(settings.s3_endpoint, settings.s3_checksums))
 
 
@@ -120,6 +124,8 @@ class ObjectSource:
         self._ask(lambda client: client.download_file(self.bucket, self.key, str(to)))
 
     def _ask(self, use: Callable[[Any], Any]) -> Any:
+        from modelstore.locations import s3_client, s3_errors
+
         try:
             with s3_errors(str(self)):
                 if not self._made:
