@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 from consumers.bars import BarBuilder
 from consumers.history import parse_bar
 from consumers.judge import read_forecasts
+from consumers.outputs import dead_fields
 from consumers.scorer import Scorer
 from consumers.spec import Spec
 from consumers.state import SCHEMA, PartitionState, SeriesState, read_state
@@ -102,7 +103,7 @@ async def recover(
     if found is Resume.ANEW:
         loss = f"the stream ended before {state.tip}, up to which it was consumed: it was deleted, or fell back"
         log.warning("%s ends before the checkpoint %s: a new incarnation begins", keys.ticks, state.tip)
-        await _begin_anew(client, keys, token, spec, state, stored=fields[b"counter"], wipe=False)
+        await _begin_anew(client, keys, token, spec, state, stored=fields[b"counter"], wipe=False, loss=loss)
     elif found is Resume.GAP:
         loss = f"entries around {state.tip}, up to which it was consumed, are gone: what came between is not known"
         log.error("%s lost entries around the checkpoint %s: going on after it", keys.ticks, state.tip)
@@ -116,7 +117,7 @@ async def recover(
             log.error("%s: no model store knows the release %s in force: no forecasts", keys.state, state.release)
         release = known or EMPTY
     scorer = Scorer(spec, keys, state, release)
-    if loss:
+    if found is Resume.GAP:  # it is found again until a batch that notes it is committed
         scorer.note_loss(loss)
     return Recovered(scorer, found)
 
@@ -186,8 +187,12 @@ async def _begin_anew(
     *,
     stored: bytes,
     wipe: bool,
+    loss: str = "",
 ) -> None:
-    """Begin a new incarnation, in Redis and in `state`; `stored` is the counter as it stands there."""
+    """Begin a new incarnation, in Redis and in `state`; `stored` is the counter as it stands there.
+
+    What was lost is put on record in the same step, since whoever takes over finds nothing lost any more.
+    """
     state.incarnation += 1
     argv: list[str | bytes] = [
         token,
@@ -201,7 +206,9 @@ async def _begin_anew(
         spec.fingerprint,
         SCHEMA,
     ]
-    reply = client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *cast(list[str], argv))
+    if loss:
+        argv += dead_fields("gap", loss, Source(state.incarnation, ZERO, 0, 0), [])
+    reply = client.eval(_ANEW, 4, keys.state, keys.lease, keys.ticks, keys.dead, *cast(list[str], argv))
     answer, entries = await cast(Awaitable[list[bytes]], reply)
     if answer not in (b"OK", b"DUP"):
         raise Fenced(keys.lease)

@@ -18,9 +18,10 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from consumers.features import fingerprint, load_feature_set
+from consumers.memo import Memo
 from consumers.metrics import Metrics
 from consumers.ownership import Ownership
-from consumers.partition import Memo, PartitionTask
+from consumers.partition import PartitionTask
 from consumers.patience import Patience, Stopped
 from consumers.policy import load_policy
 from consumers.spec import Spec

@@ -3,6 +3,7 @@
 -- KEYS[1]  state   hash
 -- KEYS[2]  lease   string
 -- KEYS[3]  ticks   stream
+-- KEYS[4]  dead    stream
 --
 -- ARGV[1]  token        the caller's lease token
 -- ARGV[2]  counter      commits so far, as the caller believes
@@ -14,6 +15,7 @@
 -- ARGV[8]  wipe         "1": forget symbols, release and clock as well (another configuration starts anew)
 -- ARGV[9]  fingerprint
 -- ARGV[10] schema       format of the state
+-- ARGV[11…] letter      fields of a dead letter about it, name and value in turn; there may be none
 --
 -- Answers {word, entries}: FENCED, RESET, DUP or OK, and after the latter two how many entries count as passed: those that
 -- the stream had and has no longer (7.0 knows), or the group's lag would be too large by them for ever.
@@ -37,4 +39,6 @@ if ARGV[8] == '1' then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], 'counter', ARGV[3], 'nonce', ARGV[4], 'checkpoint', '0-0', 'entries', entries,
   'within', '', 'incarnation', ARGV[5], 'schema', ARGV[10], 'fingerprint', ARGV[9])
 if ARGV[8] == '1' then redis.call('HSET', KEYS[1], 'release', '', 'clock', '') end
+-- Last, since nothing depends on it: the stream of dead letters may be none, or take no more.
+if #ARGV > 10 then redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, 11)) end
 return {'OK', entries}

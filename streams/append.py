@@ -10,39 +10,32 @@ An exchange sends one group of entries per partition in one round trip. A group 
   counted and logged, and publishing goes on; but where the sequence can be sent again, `PublishGap` says so.
 
 `append` decides and does no I/O: a generator that yields what to do (`Exchange`, `Probe`, `Pause`) and is sent what
-came of it; `run` and `run_async` do it.
+came of it; `streams.exchange` does it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
-from typing import Any
 
-import redis
-import redis.asyncio
 from pydantic import SecretStr
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError
 
 from streams.clients import TRANSIENT, Backoff, error_code, explain
 from streams.errors import Red10Error, RedisRefused
+from streams.exchange import Exchange, Outcome, Steps
 from streams.ids import StreamID
 from streams.numbering import EXPIRY_MS, Numbering, Place
 from streams.publish import Blocks, Group
-from streams.room import Memory, Pause, Probe, Room
+from streams.room import Pause, Room
 
 log = logging.getLogger("red10.publish")
 
 _SCRIPT = files("streams").joinpath("publish.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
-#: Answers of a server that is there: the connection stays in step.
-_ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError)
 
 
 class PublishError(Red10Error):
@@ -79,33 +72,6 @@ class PublishGap(PublishError):
     def shifted(self, rows: int) -> PublishGap:
         """As it is: the rows are to be sent again anyway."""
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Send `payload` and read `replies` answers, one per group."""
-
-    payload: bytes
-    replies: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of an exchange.
-
-    Attributes:
-        replies: answers read, errors of the server among them.
-        error: what ended the reading early, if anything.
-        sent: whether anything may have reached the server.
-    """
-
-    replies: list[Any]
-    error: Exception | None
-    sent: bool
-
-
-#: What `append` is: yields what to do, is sent what came of it, returns the last id of each stream.
-Steps = Generator[Exchange | Probe | Pause, Any, dict[str, StreamID]]
 
 
 class _Lost(Exception):
@@ -342,97 +308,3 @@ def _passes(error: Exception, outcome: Outcome) -> bool:
     if isinstance(error, AuthenticationError):
         return False
     return error_code(error) in TRANSIENT or error is outcome.error
-
-
-def run(client: redis.Redis, steps: Steps, sleep: Callable[[float], None] = time.sleep) -> dict[str, StreamID]:
-    """Carry the steps out."""
-    outcome: Outcome | Memory | None = None
-    try:
-        while True:
-            step = steps.send(outcome)
-            outcome = None
-            if isinstance(step, Pause):
-                sleep(step.seconds)
-            elif isinstance(step, Probe):
-                with contextlib.suppress(RedisError, OSError):
-                    outcome = Memory.of(client.info("memory"))
-            else:
-                outcome = _send(client, step)
-    except StopIteration as end:
-        last: dict[str, StreamID] = end.value
-        return last
-    finally:
-        steps.close()
-
-
-def _send(client: redis.Redis, exchange: Exchange) -> Outcome:
-    # redis-py leaves the methods of pools and connections untyped.
-    pool: Any = client.connection_pool
-    try:
-        connection = pool.get_connection()
-    except (RedisError, OSError) as error:
-        return Outcome([], error, sent=False)
-    replies: list[Any] = []
-    whole = False
-    try:
-        connection.send_packed_command([exchange.payload])
-        for _ in range(exchange.replies):
-            try:
-                replies.append(connection.read_response(disconnect_on_error=False))
-            except _ANSWERS as error:
-                replies.append(error)
-        whole = True
-        return Outcome(replies, None, sent=True)
-    except (RedisError, OSError) as error:
-        return Outcome(replies, error, sent=True)
-    finally:
-        # Whatever interrupts the reading (Ctrl-C too) leaves replies behind that no later command may take for its own.
-        if not whole:
-            connection.disconnect()
-        pool.release(connection)
-
-
-async def run_async(client: redis.asyncio.Redis, steps: Steps) -> dict[str, StreamID]:
-    """Carry the steps out under asyncio."""
-    outcome: Outcome | Memory | None = None
-    try:
-        while True:
-            step = steps.send(outcome)
-            outcome = None
-            if isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-            elif isinstance(step, Probe):
-                with contextlib.suppress(RedisError, OSError):
-                    outcome = Memory.of(await client.info("memory"))
-            else:
-                outcome = await _send_async(client, step)
-    except StopIteration as end:
-        last: dict[str, StreamID] = end.value
-        return last
-    finally:
-        steps.close()
-
-
-async def _send_async(client: redis.asyncio.Redis, exchange: Exchange) -> Outcome:
-    pool: Any = client.connection_pool
-    try:
-        connection = await pool.get_connection()
-    except (RedisError, OSError) as error:
-        return Outcome([], error, sent=False)
-    replies: list[Any] = []
-    whole = False
-    try:
-        await connection.send_packed_command([exchange.payload])
-        for _ in range(exchange.replies):
-            try:
-                replies.append(await connection.read_response(disconnect_on_error=False))
-            except _ANSWERS as error:
-                replies.append(error)
-        whole = True
-        return Outcome(replies, None, sent=True)
-    except (RedisError, OSError) as error:
-        return Outcome(replies, error, sent=True)
-    finally:
-        if not whole:
-            await connection.disconnect(nowait=True)
-        await pool.release(connection)

@@ -166,3 +166,15 @@ class Decoded:
                 parts.append(part)
         unusable = [item for item in self.unusable if begin <= (item.position, item.tick) < end]
         return replace(self, parts=parts, unusable=unusable, begin=begin, end=end)
+
+    @property
+    def first(self) -> Cut:
+        """Where the first tick or control entry stands; the beginning if there is none."""
+        for part in self.parts:
+            return part.cut(0) if isinstance(part, TickRun) else Cut(part.position, 0)
+        return self.begin
+
+    def set_aside(self, reason: str, detail: str) -> Decoded:
+        """The same with none of its ticks and control entries used, the first of which is told of."""
+        aside = Unusable(reason, detail, *self.first)
+        return replace(self, parts=[], unusable=[*self.unusable, aside])

@@ -19,18 +19,20 @@ from redis.exceptions import ConnectionError
 
 from consumers import partition
 from consumers.bars import BarBuilder
+from consumers.memo import Memo
 from consumers.metrics import Metrics
-from consumers.partition import Memo, PartitionTask
+from consumers.partition import PartitionTask
 from consumers.policy import Hysteresis
 from consumers.recovery import recover
 from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
-from streams.append import append, run
+from streams.append import append
 from streams.channel import WorkChannel
 from streams.clients import connect_async, read_raw
 from streams.columns import Ticks
 from streams.commit import Committer, Retention
 from streams.errors import RedisUnavailable
+from streams.exchange import run
 from streams.ids import StreamID
 from streams.numbering import Numbering
 from streams.publish import group_ticks
@@ -302,6 +304,22 @@ async def test_ids_that_fall_back_after_a_gap_are_noticed(
         client.xadd(KEYS.ticks, cast(Any, fields), id=f"{1_600_000_000_000}-0")
         await until(lambda: done(client), "the stream that began again is read")
     assert client.hget(KEYS.state, "incarnation") == b"1"
+
+
+async def test_a_deleted_stream_is_on_record_though_its_owner_ends_before_anything_comes(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 30)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the first entries")
+        client.delete(KEYS.ticks)
+        await until(lambda: client.hget(KEYS.state, "incarnation") == b"1", "a new incarnation")
+    fill(client, 10, begin=100)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the new entries")
+    [gap] = [fields for _, fields in entries(client, KEYS.dead) if fields[b"reason"] == b"gap"]
+    assert gap[b"src"] == b"1:0-0:0:0"
 
 
 async def test_lag_is_not_below_zero_after_a_stream_was_deleted_and_filled_again(

@@ -13,9 +13,10 @@ import redis
 import redis.asyncio
 
 from consumers.partition import PartitionTask
-from streams.append import append, run
+from streams.append import append
 from streams.clients import error_code
 from streams.columns import Ticks
+from streams.exchange import run
 from streams.numbering import Numbering
 from streams.publish import group_ticks
 from tests.conftest import binary_of

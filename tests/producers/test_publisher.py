@@ -11,12 +11,14 @@ import orjson
 import pytest
 import redis
 
-from producers import publisher as publisher_module
-from producers.publisher import EXCHANGE_ROWS, AsyncTickPublisher, TickPublisher
-from streams.append import Exchange, Outcome, PublishError, _send, _send_async
+from producers import plan as plan_module
+from producers.plan import EXCHANGE_ROWS
+from producers.publisher import AsyncTickPublisher, TickPublisher
+from streams.append import PublishError
 from streams.clients import connect
 from streams.columns import Ticks
 from streams.errors import BadRecord, ConfigurationError, RedisUnavailable, TenantMismatch
+from streams.exchange import Exchange, Outcome, _send, _send_async
 from streams.ids import StreamID
 from streams.keys import Keys
 from streams.locate import locate
@@ -236,7 +238,7 @@ async def test_tasks_that_open_a_named_publisher_at_once_lose_no_tick(
     server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How far the log had come is asked twice, and the second answer arrives when the first tick is in already."""
-    real, first_in, calls = publisher_module._places, threading.Event(), iter(range(10))
+    real, first_in, calls = plan_module._places, threading.Event(), iter(range(10))
 
     def slow(*args: Any) -> Any:
         found = real(*args)
@@ -244,7 +246,7 @@ async def test_tasks_that_open_a_named_publisher_at_once_lose_no_tick(
             first_in.wait(10)
         return found
 
-    monkeypatch.setattr(publisher_module, "_places", slow)
+    monkeypatch.setattr(plan_module, "_places", slow)
     async with AsyncTickPublisher(url=server.url, publisher="feed") as publisher:
         other = asyncio.create_task(publisher.publish("A", 2.0))
         await publisher.publish("A", 1.0)

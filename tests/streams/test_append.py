@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import redis
 
-from streams.append import Exchange, Outcome, PublishError, PublishGap, Steps, append, run
+from streams.append import PublishError, PublishGap, append
 from streams.clients import connect
 from streams.columns import Ticks
 from streams.errors import BadName
+from streams.exchange import Exchange, Outcome, Steps, run
 from streams.ids import StreamID
 from streams.keys import Keys
 from streams.numbering import Numbering

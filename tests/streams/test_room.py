@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import redis
 
-from streams.append import Exchange, Outcome, PublishError, append, run
+from streams.append import PublishError, append
 from streams.columns import Ticks
 from streams.errors import RedisRefused
+from streams.exchange import Exchange, Outcome, run
 from streams.keys import Keys
 from streams.numbering import Numbering
 from streams.publish import group_ticks
