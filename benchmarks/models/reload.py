@@ -46,7 +46,7 @@ def measure(made: Made, boosters: Boosters, repeat: int) -> dict[str, float]:
     floor = [sum(parts) for parts in floors]
     return in_ms(ours) | {
         "ratio_load_model": ratio(loads, ours),
-        "ratio_floor": round(1 / ratio(floor, ours), 3),
+        "ratio_floor": ratio(ours, floor),
         "load_model_ms": in_ms(loads)["ms"],
         "floor_ms": in_ms(floor)["ms"],
         "floor_redis_ms": round(1000 * median(loading), 3),
