@@ -76,7 +76,7 @@ def _first_score(made: Made, streams: OwnServer) -> float:
             "FEATURE_SET": f"{type(MADE_UP).__module__}:MADE_UP",
             "WEB_PORT": "0",
         }
-        # Not what was set for the peers; and Python keeps what it compiled of the sources, as it does unless told not to.
+        # Not what was set for the peers; and Python keeps what it compiled of the sources, as it does by itself.
         without = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
         inherited = {name: value for name, value in os.environ.items() if name not in without}
         environment = inherited | {f"RED10_{name}": value for name, value in settings.items()}
