@@ -76,8 +76,9 @@ def _first_score(made: Made, streams: OwnServer) -> float:
             "FEATURE_SET": f"{type(MADE_UP).__module__}:MADE_UP",
             "WEB_PORT": "0",
         }
-        # What was set for the peers is not set for a worker.
-        inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        # Not what was set for the peers; and Python keeps what it compiled of the sources, as it does by itself.
+        without = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if name not in without}
         environment = inherited | {f"RED10_{name}": value for name, value in settings.items()}
         begun = time.perf_counter()
         worker = subprocess.Popen(
