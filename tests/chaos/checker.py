@@ -257,11 +257,12 @@ def _check_owners(evidence: Evidence, verdict: Verdict) -> None:
         if line["tenant"] == evidence.tenant:
             lines[line["partition"]].append(line)
     for at, partition in sorted(lines.items()):
-        taken = {line["token"]: line["at"] for line in partition if line["what"] == "acquired"}
+        # Each was taken at some moment between two: only what is certain counts, for a process may be paused there.
+        taken = {line["token"]: (line["began"], line["at"]) for line in partition if line["what"] == "acquired"}
         landed = [line for line in partition if line["what"] == "commit" and line["answer"] in _LANDED]
         for commit in landed:
-            mine = taken.get(commit["token"], 0)
-            if any(mine < other <= commit["began"] for token, other in taken.items() if token != commit["token"]):
+            _, mine = taken.get(commit["token"], (0, 0))
+            if any(mine <= began and at <= commit["began"] for began, at in taken.values()):
                 verdict.blame(
                     "wrong",
                     f"partition {at}: commit {commit['counter']} of {commit['token']} began after another had taken "

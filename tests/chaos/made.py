@@ -76,7 +76,7 @@ def common(token: str) -> dict[str, Any]:
 
 def owner(token: str, at: int, counters: tuple[int, ...]) -> list[dict[str, Any]]:
     """The journal of one owner: a lease, then commits ten apart."""
-    lines: list[dict[str, Any]] = [{"what": "acquired", "at": at, **common(token)}]
+    lines: list[dict[str, Any]] = [{"what": "acquired", "began": at - 1, "at": at, **common(token)}]
     for place, counter in enumerate(counters, 1):
         began = at + 10 * place
         lines.append(

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import redis
 
+from streams.assignment import assign
 from streams.ids import StreamID
 from streams.keys import PartitionKeys
 from streams.tenant import Tenant
@@ -22,7 +23,9 @@ from tests.chaos.feed import FeedTick, feeds
 from tests.chaos.stage import TENANT, Stage
 from tests.workers import all_partitions, caught_up
 
-_COMMIT = b"EVALSHA\r\n"
+#: Stands in a commit, and in nothing else that a worker at work sends.
+_COMMIT = b"\r\nscorers\r\n"
+_HEARTBEAT = b"ZREMRANGEBYSCORE"
 #: A worker in a scene waits for input in one read, which a pause leaves standing.
 _PATIENT = {"partitions": 1, "block_ms": 5000}
 
@@ -65,19 +68,22 @@ def zombie(binary: str, mutant: str | None) -> Verdict:
         _at_work(stage, tenant, first)
         _append(client, keys, ticks[:100])
         stage.until(lambda: caught_up(client, tenant), "the first piece is scored")
-        token = client.get(keys.lease)
+        token = _owner(client, tenant)
         _at_work(stage, tenant, heir)
-        stage.until(lambda: client.get(keys.lease) is not None, "somebody owns the partition")
-        owner, other = (first, heir) if client.get(keys.lease) == token else (heir, first)
+        stage.until(lambda: _owner(client, tenant) in assign(1, _names(client, tenant)).values(), "it is shared out")
+        owner, other = (first, heir) if _owner(client, tenant) == token else (heir, first)
         pid = owner.pause()
         held = other.gate.hold(_COMMIT)
         _append(client, keys, ticks[100:200])
         assert held.wait(30), "the heir takes over and commits"
-        owner.wake(pid)
         journal = stage.directory / f"{owner.name}.journal"
         before = journal.read_bytes().count(b"commit")
+        # What tells it that its lease is lost comes late.
+        heartbeat = owner.gate.hold(_HEARTBEAT)
+        owner.wake(pid)
         stage.until(lambda: journal.read_bytes().count(b"commit") > before, "the zombie has tried to commit")
         held.let_go()
+        heartbeat.let_go()
         _append(client, keys, ticks[200:])
         return _done(stage, tenant, client)
 
@@ -95,7 +101,7 @@ def tail_lost(binary: str, mutant: str | None) -> Verdict:
         held = worker.gate.hold(_COMMIT)
         written = _append(client, keys, ticks[100:200])
         assert held.wait(30), "the worker commits"
-        client.xdel(keys.ticks, *written[-50:])
+        client.xdel(keys.ticks, *written)
         held.let_go()
         _append(client, keys, ticks[200:])
         return _done(stage, tenant, client)
@@ -135,6 +141,17 @@ def backlog(binary: str, mutant: str | None) -> Verdict:
 
 def _fields(tick: FeedTick) -> dict[Any, Any]:
     return {"symbol": tick.symbol, "price": repr(tick.price), "size": repr(tick.size), "ts": str(tick.ts)}
+
+
+def _owner(client: redis.Redis, tenant: Tenant) -> str:
+    """The worker that holds the lease of the one partition."""
+    token: Any = client.get(all_partitions(tenant)[0].lease) or b""
+    return str(token.decode().partition("/")[0])
+
+
+def _names(client: redis.Redis, tenant: Tenant) -> list[str]:
+    members: Any = client.zrange(tenant.keys.members, 0, -1)
+    return sorted(member.decode() for member in members)
 
 
 def _passed(client: redis.Redis, keys: PartitionKeys) -> bool:

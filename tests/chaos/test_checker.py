@@ -209,3 +209,10 @@ def test_a_fault_in_the_evidence_is_found(
         "wrong": verdict.wrong,
     }
     assert all(counts[kind] for kind in kinds), verdict.found
+
+
+def test_a_lease_that_was_noted_late_proves_nothing(sound: Evidence) -> None:
+    """As by a process that was stopped between taking a lease, which then ran out, and noting it."""
+    slow = changeable(sound)
+    slow.journal.insert(0, {"what": "acquired", "began": 50, "at": 505, **common("zero")})
+    assert check(slow).found == []

@@ -39,9 +39,11 @@ def keep_journal(journal: Journal) -> None:
     acquire, commit = streams.leases.acquire, Committer.commit
 
     async def noted_acquire(client: Any, keys: PartitionKeys, token: str, lease_ms: int) -> bool:
+        began = time.monotonic_ns()
         taken = await acquire(client, keys, token, lease_ms)
         if taken:
-            journal.write("acquired", partition=keys.partition, tenant=keys.tenant, token=token, at=time.monotonic_ns())
+            at = time.monotonic_ns()
+            journal.write("acquired", partition=keys.partition, tenant=keys.tenant, token=token, began=began, at=at)
         return taken
 
     async def noted_commit(self: Committer, token: str, work: Commit, **options: Any) -> tuple[Answer, str]:
