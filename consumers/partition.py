@@ -317,7 +317,7 @@ class PartitionTask:
         # A user's feature set or policy may raise anything.
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            another = not isinstance(error, MemoryError) and suspicion.failed(units, first, why)
+            another = suspicion.failed(units, first, why, passing=isinstance(error, MemoryError))
             raise ComputeFailed(
                 f"computing the batch from {decoded.id(decoded.begin.position)} on raised {why} ({_where(error)}); "
                 "nothing of it was written, it is tried again",

@@ -17,6 +17,8 @@ from streams.ids import StreamID
 
 #: Batches without trouble after which computing is trusted again.
 CAREFUL_BATCHES = 100
+#: Tries of a batch whose failure is likely to pass: with a growing pause in between, some minute.
+PASSING_TRIES = 10
 
 
 @dataclass(slots=True)
@@ -49,15 +51,18 @@ class Suspicion:
             self._begin_anew()
         return self.found is not None
 
-    def failed(self, units: int, first: tuple[StreamID, int], why: str) -> bool:
+    def failed(self, units: int, first: tuple[StreamID, int], why: str, *, passing: bool = False) -> bool:
         """A batch of so many ticks and control entries, beginning with `first`, cannot be computed.
+
+        Args:
+            passing: whether that is likely to pass, as a lack of memory is: then it is tried as it was more often.
 
         Returns:
             Whether the next try is another one than this was: then nothing speaks for waiting.
         """
         self.tries += 1
         self.why = why
-        if self.tries == 1 or self.found is not None:
+        if self.tries <= (PASSING_TRIES if passing else 1) or self.found is not None:
             return False
         if not self.careful:
             self.careful = CAREFUL_BATCHES

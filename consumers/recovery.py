@@ -85,17 +85,19 @@ async def recover(
     """
     with naming(keys.state):
         fields = await cast(Awaitable[dict[bytes, bytes]], client.hgetall(keys.state))
-    with naming(keys.ticks):
-        was_read = bool(fields) or await _was_read(client, keys)
-    if was_read and not fields:
-        log.error("%s is gone: %s is read from its beginning, in a new incarnation", keys.state, keys.ticks)
-        return await _wiped(client, keys, token, spec, fields)
+    if not fields:
+        last = await _last_incarnation(client, keys)
+        with naming(keys.ticks):
+            was_read = last is not None or await _was_read(client, keys)
+        if was_read:
+            log.error("%s is gone: %s is read from its beginning, in a new incarnation", keys.state, keys.ticks)
+            return await _wiped(client, keys, token, spec, fields, last)
     try:
         state = read_state(fields, _empty(spec), spec=spec, where=keys.state)
     except ConfigurationError:
         if not start_anew:
             raise
-        return await _wiped(client, keys, token, spec, fields)
+        return await _wiped(client, keys, token, spec, fields, await _last_incarnation(client, keys))
 
     with naming(keys.ticks):
         seen = await look(client, keys, state.checkpoint, None if state.within is None else state.within[0])
@@ -145,28 +147,33 @@ async def _was_read(client: redis.asyncio.Redis, keys: PartitionKeys) -> bool:
 
 
 async def _wiped(
-    client: redis.asyncio.Redis, keys: PartitionKeys, token: str, spec: Spec, fields: dict[bytes, bytes]
+    client: redis.asyncio.Redis,
+    keys: PartitionKeys,
+    token: str,
+    spec: Spec,
+    fields: dict[bytes, bytes],
+    last: int | None,
 ) -> Recovered:
     """Begin with nothing but the numbers that must not be given twice."""
     state = _empty(spec)
     state.counter = _number(fields.get(b"counter"))
-    state.incarnation = max(_number(fields.get(b"incarnation")), await _last_incarnation(client, keys))
+    state.incarnation = max(_number(fields.get(b"incarnation")), last or 0)
     await _begin_anew(client, keys, token, spec, state, stored=fields.get(b"counter", b"0"), wipe=True)
     return Recovered(Scorer(spec, keys, state, EMPTY), Resume.ANEW)
 
 
-async def _last_incarnation(client: redis.asyncio.Redis, keys: PartitionKeys) -> int:
-    """The last incarnation that outputs speak of: a state that is lost, or lost once more, does not tell it."""
+async def _last_incarnation(client: redis.asyncio.Redis, keys: PartitionKeys) -> int | None:
+    """The last incarnation that outputs speak of, `None` without outputs: a state that is lost does not tell it."""
     outputs = [keys.predictions, keys.signals, keys.outcomes, keys.dead]
     outputs += [key.decode() async for key in client.scan_iter(keys.bars("*"), 1000)]
-    found = 0
+    found: list[int] = []
     for key in outputs:
         with naming(key):
             newest: Any = await client.xrevrange(key, count=1)
         for _, fields in newest:
             with contextlib.suppress(KeyError, ValueError):  # not an entry of Red10's
-                found = max(found, Source.parse(fields[b"src"]).incarnation)
-    return found
+                found.append(Source.parse(fields[b"src"]).incarnation)
+    return max(found, default=None)
 
 
 def _number(raw: bytes | None) -> int:

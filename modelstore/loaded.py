@@ -27,8 +27,8 @@ from modelstore.manifest import Serving
 from modelstore.names import CHALLENGER, CHAMPION, PROVEN
 from modelstore.releases import Releases
 from modelstore.servings import decode_servings
-from modelstore.store import ModelStore
 from modelstore.version import check_parts
+from modelstore.versions import VersionStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +144,7 @@ EMPTY = LoadedRelease("")
 
 
 def load_release(
-    store: ModelStore,
+    store: VersionStore,
     releases: Releases,
     release_id: str,
     *,
@@ -228,7 +228,7 @@ def _holders(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> 
 
 
 def _read(
-    store: ModelStore, missing: Mapping[str, str], feature_count: int, features: bytes, buffer: ForestBuffer
+    store: VersionStore, missing: Mapping[str, str], feature_count: int, features: bytes, buffer: ForestBuffer
 ) -> tuple[dict[str, _Fresh], dict[str, str]]:
     """Read versions (digest -> name) and put the forests of those that fit into the buffer, in the order of the first.
 

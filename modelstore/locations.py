@@ -17,7 +17,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -127,25 +127,46 @@ def _digest(file: BinaryIO) -> str:
     return hashlib.file_digest(cast(io.BufferedIOBase, file), "sha256").hexdigest()
 
 
+def s3_client(options: S3Options) -> Any:
+    """A client of boto3, to be made and used inside of `s3_errors`."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        request_checksum_calculation=options.checksums,
+        response_checksum_validation=options.checksums,
+        connect_timeout=TIMEOUT_S,
+        read_timeout=TIMEOUT_S,
+    )
+    return boto3.client("s3", endpoint_url=options.endpoint, config=config)
+
+
+@contextmanager
+def s3_errors(what: str) -> Iterator[None]:
+    """Turn the driver's errors inside the block into `StorageError`s about an object.
+
+    Raises:
+        ConfigurationError: boto3 is not installed.
+    """
+    try:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"s3:// needs {error.name}: pip install 'red10[archive]'") from error
+    try:
+        yield
+    except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:
+        raise StorageError(f"{what}: {error}") from error
+
+
 class _Object:
     """One object of a store that speaks S3. Errors of the driver are translated here."""
 
     def __init__(self, bucket: str, key: str, options: S3Options) -> None:
         self.bucket = bucket
         self.key = key
-        try:
-            import boto3
-            from botocore.config import Config
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(f"s3:// needs {error.name}: pip install 'red10[archive]'") from error
-        config = Config(
-            request_checksum_calculation=options.checksums,
-            response_checksum_validation=options.checksums,
-            connect_timeout=TIMEOUT_S,
-            read_timeout=TIMEOUT_S,
-        )
         with self._translated():
-            self._client: Any = boto3.client("s3", endpoint_url=options.endpoint, config=config)
+            self._client = s3_client(options)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
@@ -191,12 +212,5 @@ class _Object:
                     return None
                 raise
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:
-            raise StorageError(f"{self}: {error}") from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return s3_errors(str(self))

@@ -29,13 +29,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from modelstore.errors import ModelStoreError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 #: What compiled code may take from the process: a name that cannot be resolved would end it.
 _FROM_LIBC = frozenset({"memcpy", "memmove", "memset"})
@@ -57,8 +56,6 @@ def address(array: NDArray[Any]) -> int:
 
 def as_array(array: NDArray[Any], dtype: np.dtype[Any] | type) -> NDArray[Any]:
     """The array as C-contiguous memory of a dtype: itself, if it is that."""
-    import numpy as np
-
     return np.ascontiguousarray(array, dtype)
 
 

@@ -8,20 +8,22 @@ Keys and secrets of S3 come from where boto3 looks for them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from modelstore.errors import StorageError
 from ops.errors import SnapshotError
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 
-#: Seconds that a store of objects may take to connect or to go on.
-TIMEOUT_S = 30
+if TYPE_CHECKING:
+    from modelstore.locations import S3Options
+
 SCHEMES = ("rdb", "s3")
 
 
@@ -66,7 +68,9 @@ def source_of(url: SecretStr | str, settings: Settings) -> Source:
         return FileSource(Path(path))
     if not parts.netloc or len(path) < 2:
         raise ConfigurationError(f"models_url {text} names no object: write s3://BUCKET/KEY")
-    return ObjectSource(parts.netloc, path[1:], settings.s3_endpoint, settings.s3_checksums)
+    from modelstore.locations import S3Options
+
+    return ObjectSource(parts.netloc, path[1:], S3Options(settings.s3_endpoint, settings.s3_checksums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,7 @@ class ObjectSource:
 
     bucket: str
     key: str
-    endpoint: str | None = None
-    checksums: str = "when_required"
+    options: S3Options
     _made: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -120,23 +123,13 @@ class ObjectSource:
         """See `Source`."""
         self._ask(lambda client: client.download_file(self.bucket, self.key, str(to)))
 
-    def _ask(self, use: Any) -> Any:
+    def _ask(self, use: Callable[[Any], Any]) -> Any:
+        from modelstore.locations import s3_client, s3_errors
+
         try:
-            import boto3
-            from boto3.exceptions import Boto3Error
-            from botocore.config import Config
-            from botocore.exceptions import BotoCoreError, ClientError
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(f"s3:// needs {error.name}: pip install 'red10[archive]'") from error
-        try:
-            if not self._made:
-                config = Config(
-                    request_checksum_calculation=self.checksums,
-                    response_checksum_validation=self.checksums,
-                    connect_timeout=TIMEOUT_S,
-                    read_timeout=TIMEOUT_S,
-                )
-                self._made.append(boto3.client("s3", endpoint_url=self.endpoint, config=config))
-            return use(self._made[0])
-        except (BotoCoreError, ClientError, Boto3Error, OSError, ValueError) as error:
-            raise SnapshotError(f"the snapshot {self} cannot be read: {error}") from error
+            with s3_errors(str(self)):
+                if not self._made:
+                    self._made.append(s3_client(self.options))
+                return use(self._made[0])
+        except (StorageError, OSError) as error:
+            raise SnapshotError(f"the snapshot cannot be read: {error}") from error

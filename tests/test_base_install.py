@@ -39,6 +39,19 @@ np.save(sys.argv[3], scores)
 """
 
 
+EXPORTED = """
+import sys
+from importlib.util import find_spec
+present = [name for name in sys.argv[3:] if find_spec(name) is not None]
+assert not present, present
+import numpy as np
+from red10 import load_export
+rows = np.load(sys.argv[2])
+[model] = load_export(sys.argv[1]).values()
+np.save(sys.argv[2], model.margins(rows))
+"""
+
+
 def base_distributions() -> set[str]:
     """The distributions that red10 needs without extras, and what these need."""
     found: set[str] = set()
@@ -95,6 +108,29 @@ def test_a_model_is_scored_with_the_base_dependencies_alone(
     assert done.returncode == 0, done.stderr
     pack = ForestPack.build([version.forest])
     np.testing.assert_array_equal(np.load(path), pack.score_pairs(rows, np.arange(50), np.zeros(50, np.int64)))
+
+
+def test_an_exported_model_is_scored_without_a_redis(
+    server: Server, client: redis.Redis, python: Path, tmp_path: Path
+) -> None:
+    version = fitted("SPY:1m/close_5")
+    store = ModelStore(client, Keys("t"))
+    store.put_many([version])
+    store.promote(f"{version.manifest.name}@latest", who="t")
+    store.export(version.manifest.name, tmp_path / "model.red10")
+    rows, path = np.random.default_rng(2).normal(size=(50, FEATURES)).astype(np.float32), tmp_path / "rows.npy"
+    np.save(path, rows)
+    done = subprocess.run(
+        [python, "-c", EXPORTED, tmp_path / "model.red10", path, *EXTRAS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pack = ForestPack.build([version.forest])
+    np.testing.assert_array_equal(np.load(path)[:, 0], pack.score_pairs(rows, np.arange(50), np.zeros(50, np.int64)))
 
 
 def test_what_is_public_is_there_without_extras(python: Path, tmp_path: Path) -> None:

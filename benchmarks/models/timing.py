@@ -35,6 +35,6 @@ def in_ms(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """How many times as long the others take, by the medians."""
-    return round(median(theirs) / median(ours), 3)
+def ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """How many times as long the first take as the others, by the medians."""
+    return round(median(of) / median(to), 3)

@@ -1,9 +1,8 @@
 """A chaos run: real workers, trainers and publishers, faults by schedule, then the checker.
 
 The order is: start the crew and wait until it is at work; let the feeds go, and when the first models are in force the
-faults; when the time is over, put all that
-is broken right, let the publishers come to their end, let the trainers answer, wait until everything is consumed and
-archived, stop the workers, gather what is left behind, and judge it.
+faults; when the time is over, put all that is broken right, let the publishers come to their end, let the trainers
+answer, wait until everything is consumed and archived, stop the workers, gather what is left behind, and judge it.
 """
 
 from __future__ import annotations
@@ -257,7 +256,8 @@ class Run(Stage):
     def _alarms(self) -> list[str]:
         found = []
         for child in self.crew.children:
-            if child.role in ("worker", "trainer") and child.log.exists():
+            # Not trainers: when one is killed, its training processes may complain of it in the same log.
+            if child.role == "worker" and child.log.exists():
                 text = child.log.read_text()
                 found += [f"{child.name} said {word!r}: {_line(text, word)}" for word in _ALARMS if word in text]
             if child.deaths and child.role in ("worker", "trainer", "tap"):

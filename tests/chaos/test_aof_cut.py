@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(3600 if LONG else 120)
 
 OPTIONS = ("--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "yes")
 #: Bytes between two cuts in the short form.
-STEP = 17
+STEP = 37
 
 
 @dataclass

@@ -238,7 +238,7 @@ def test_each_request_is_answered_once_however_trainers_die(server: Server) -> N
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20,
+            max_examples=12,
             stateful_step_count=8,
             deadline=None,
             derandomize=True,

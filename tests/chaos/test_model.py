@@ -50,8 +50,7 @@ MODES = st.sampled_from(["kept", "kept", "kept", "lost", "under way"])
 #: What the steps must have come to, or the test would prove little.
 REACHED = {
     *("OK", "DUP", "FENCED", "RESET", "GAP", "published twice", "ended in a block", "trimmed", "guest lost entries"),
-    *(f"commit arrived late: {answer}" for answer in ("OK", "DUP", "FENCED")),
-    *(f"ticks arrived late: {word}" for word in ("OK", "DUP")),
+    *("commits arrived late", "ticks arrived late: OK", "ticks arrived late: DUP"),
 }
 
 
@@ -308,8 +307,8 @@ class Partition(RuleBasedStateMachine):
     def load(self, worker: Worker) -> None:
         """Go on from what is stored; an anchor or a block that is gone cannot be gone on from."""
         there = {entry.id for entry in self.log if entry.there}
-        # One in six has read before another's commit, as none should, and must be found out.
-        state = self.draw(st.sampled_from([self.state] * 5 + self.states[-3:-2]))
+        # Some have read before another's commit, as none should, and must be found out.
+        state = self.draw(st.sampled_from([self.state] * 5 + self.states[-3:-2] * 2))
         worker.loaded, worker.counter, worker.entries, worker.checkpoint = (
             True,
             state.counter,
@@ -436,7 +435,8 @@ class Partition(RuleBasedStateMachine):
             word, _, _ = self.deliver(call)
             self.reached[f"ticks arrived late: {word}"] += 1
         else:
-            self.reached[f"commit arrived late: {self.land(call).value}"] += 1
+            self.land(call)
+            self.reached["commits arrived late"] += 1
 
     def kill(self, worker: Worker) -> None:
         """A worker dies; its lease stays until it runs out, and what it sent may still arrive."""
@@ -466,13 +466,14 @@ class Partition(RuleBasedStateMachine):
             self.client.xack(KEYS.ticks, GUEST, str(first))
 
     def lose(self) -> None:
-        """Now and then the log loses its end, as by a fail-over, or the entry that reading goes on from."""
-        what = self.draw(st.sampled_from(["nothing", "end", "end", "anchor"]))
-        there = [entry for entry in self.log if entry.there]
-        victims = [entry for entry in there if entry.id == self.state.checkpoint] if what == "anchor" else there[-1:]
-        for entry in victims if what != "nothing" else []:
-            self.client.xdel(KEYS.ticks, str(entry.id))
-            entry.there, entry.lost = False, True
+        """Now and then the log loses its end, as by a fail-over, or an entry that somebody goes on from or has read."""
+        read = [worker.batch.commit.last for worker in self.workers if worker.batch is not None]
+        end = [entry.id for entry in self.log if entry.there][-1:]
+        for lost in self.draw(st.sampled_from([[], end, read, [self.state.checkpoint]])):
+            for entry in self.log:
+                if entry.id == lost and entry.there:
+                    self.client.xdel(KEYS.ticks, str(lost))
+                    entry.there, entry.lost = False, True
 
     # What must hold
 
@@ -528,7 +529,7 @@ def test_whatever_the_order_redis_holds_what_the_model_holds(server: Server) -> 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=12,
             deadline=None,
             derandomize=True,
