@@ -25,6 +25,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -173,7 +174,8 @@ def compile_function(module: str, name: str, arguments: str) -> Any:
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
         opt=3,
-        reloc="pic",
+        # As numba chooses it for other processors; some know no large code that lies anywhere.
+        reloc="pic" if platform.machine() in ("x86_64", "AMD64") else "default",
         codemodel="jitdefault",
         jit=True,
     )
