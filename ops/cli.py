@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import data, dead, evaluate, follow, look, model, models, release, report, run
+from ops.commands import data, dead, evaluate, follow, look, model, models, release, report, run, snapshot
 from ops.commands.session import WHERE, remember, with_common
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ follow.register(app)
 models.register(app)
 model.register(app)
 release.register(app)
+snapshot.register(app)
 look.register(app)
 dead.register(app)
 report.register(app)
