@@ -3,7 +3,6 @@
 A source tells by its mark whether it has changed, and puts a file to load in place: of an object a copy, of a file a
 link. (Copying ten thousand models takes as long as a third of loading them. A file that is rewritten in place while it
 is loaded fails its checksum, or gives models that fail their digests, and is loaded again, since its mark changes.)
-Keys and secrets of S3 come from where boto3 looks for them.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from modelstore.s3 import S3Options, make_client, s3_errors
 from ops.errors import SnapshotError
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -105,7 +105,7 @@ class ObjectSource:
     bucket: str
     key: str
     endpoint: str | None = None
-    checksums: str = "when_required"
+    checksums: Literal["when_required", "when_supported"] = "when_required"
     _made: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -121,22 +121,11 @@ class ObjectSource:
         self._ask(lambda client: client.download_file(self.bucket, self.key, str(to)))
 
     def _ask(self, use: Any) -> Any:
+        options = S3Options(self.endpoint, self.checksums, TIMEOUT_S)
         try:
-            import boto3
-            from boto3.exceptions import Boto3Error
-            from botocore.config import Config
-            from botocore.exceptions import BotoCoreError, ClientError
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(f"s3:// needs {error.name}: pip install 'red10[archive]'") from error
-        try:
-            if not self._made:
-                config = Config(
-                    request_checksum_calculation=self.checksums,
-                    response_checksum_validation=self.checksums,
-                    connect_timeout=TIMEOUT_S,
-                    read_timeout=TIMEOUT_S,
-                )
-                self._made.append(boto3.client("s3", endpoint_url=self.endpoint, config=config))
-            return use(self._made[0])
-        except (BotoCoreError, ClientError, Boto3Error, OSError, ValueError) as error:
+            with s3_errors(f"the snapshot {self} cannot be read", SnapshotError):
+                if not self._made:
+                    self._made.append(make_client(options))
+                return use(self._made[0])
+        except OSError as error:
             raise SnapshotError(f"the snapshot {self} cannot be read: {error}") from error

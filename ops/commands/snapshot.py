@@ -97,6 +97,7 @@ def snapshot_list(
     session: Session,
     *,
     environment: EnvironmentOption = None,
+    archive: Annotated[bool, typer.Option("--archive", help="Those of the archive, not of this machine.")] = False,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many, the newest first.")] = 50,
     json: JsonOption = False,
 ) -> None:
@@ -104,7 +105,12 @@ def snapshot_list(
     from ops.snapshots.shelf import Shelf
 
     settings, _ = session.load()
-    found = Shelf.of(settings).list(environment)
+    if archive:
+        from ops.snapshots.archive import Archive
+
+        found = Archive.of(settings).list(environment)
+    else:
+        found = Shelf.of(settings).list(environment)
     if json:
         session.json([_listed(one) for one in found[:count]])
     elif found:

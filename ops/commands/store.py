@@ -12,7 +12,7 @@ import typer
 from ops.commands.session import Session
 
 if TYPE_CHECKING:
-    from modelstore.locations import S3Options
+    from modelstore.s3 import S3Options
     from modelstore.store import ModelStore
     from streams.settings import Settings
 
@@ -40,7 +40,7 @@ def open_store(session: Session, **more: object) -> Iterator[tuple[ModelStore, S
 
 def s3_options(settings: Settings) -> S3Options:
     """How the settings say that objects are reached."""
-    from modelstore.locations import S3Options
+    from modelstore.s3 import S3Options
 
     return S3Options(settings.s3_endpoint, settings.s3_checksums)
 

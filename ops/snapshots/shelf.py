@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Shelf:
         """The directory of a snapshot, whether it is there or not."""
         return self.directory / environment / snapshot
 
-    def list(self, environment: str | None = None) -> list[Listed]:
+    def list(self, environment: str | None = None) -> Sequence[Listed]:
         """The snapshots, of one environment or of all, the newest first."""
         found = [
             Listed(path.parent.name, path.name, size, (path / REPORT).exists(), _promoted(path))
@@ -132,7 +132,7 @@ class Shelf:
         shutil.rmtree(aside)
 
 
-def choose(listed: list[Listed], text: str, where: str) -> Listed:
+def choose(listed: Sequence[Listed], text: str, where: str) -> Listed:
     """The one of a listing, the newest first, that a text means: `latest`, an id, or the beginning of one.
 
     Raises:

@@ -44,7 +44,7 @@ from streams.keys import Keys
 from streams.settings import Settings
 
 #: Versions that one child checks.
-GOLDEN_AT_ONCE = 64
+GOLDEN_AT_ONCE = 128
 #: Findings that a verdict names.
 TOLD = 3
 
