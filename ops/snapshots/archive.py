@@ -162,6 +162,14 @@ class Archive:
             raise SnapshotError(f"{place}: {error.strerror or error}; name another directory (snapshot_dir)") from error
         return read_snapshot(place), fresh
 
+    def holds(self, environment: str, snapshot: str) -> bool:
+        """Whether a snapshot is archived.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return any(key.endswith(f"/{MANIFEST}") for key, _ in self.bucket.sizes(self._key(environment, snapshot, "")))
+
     def remove(self, environment: str, snapshot: str) -> None:
         """Remove a snapshot, the manifest first: from then on it is none.
 
