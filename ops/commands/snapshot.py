@@ -114,14 +114,11 @@ def snapshot_list(
     if json:
         session.json([_listed(one) for one in found[:count]])
     elif found:
-        from ops.commands.times import show_ms
-
         rows = [
-            (one.environment, one.id, show_ms(one.taken_ms), mb(one.size), "yes" if one.verified else "no",
-             ", ".join(one.promoted) or None)
+            (one.environment, one.id, mb(one.size), "yes" if one.verified else "no", ", ".join(one.promoted) or None)
             for one in found[:count]
-        ]  # fmt: skip
-        columns = ("environment", "snapshot", "taken (UTC)", "size", "report", "promoted to")
+        ]
+        columns = ("environment", "snapshot", "size", "report", "promoted to")
         session.table(columns, rows, right=("size",))
     else:
         session.text("No snapshots. `red10 snapshot take` takes one.")

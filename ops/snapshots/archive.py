@@ -122,6 +122,7 @@ class Archive:
                     self.write(environment, name, path.name, path.read_bytes())
             if there is None:
                 self.write(environment, name, MANIFEST, raw)
+            (snapshot.path / _UPLOAD).unlink(missing_ok=True)
             return there is None
         except OSError as error:
             raise SnapshotError(f"{snapshot.path}: {error.strerror or error}") from error

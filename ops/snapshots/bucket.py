@@ -1,7 +1,7 @@
 """Objects of any store that speaks S3, read and written so that what is broken off goes on where it was.
 
-Uploads are in parts, each with its MD5 for the store to check. Which upload it is, is kept in a note beside the file
-until it is whole, so that the next command goes on with it. Downloads go on at the byte that came last.
+Uploads are in parts, each with its MD5 for the store to check. Which upload it is, is kept in a note beside the file,
+so that the next command goes on with it. Downloads go on at the byte that came last.
 
 Each request is tried as often as the options say, with growing pauses (boto3 does that), where the store refuses for
 now, is silent, or closes the connection; a download that breaks off is tried as often without getting any further.
@@ -128,6 +128,8 @@ class Bucket:
     def upload(self, path: Path, key: str, sha256: str, note: Path, progress: Progress | None = None) -> None:
         """Make a file's bytes an object that carries their hash; goes on with an upload that the note names.
 
+        The caller removes the note when all is done.
+
         Raises:
             ArchiveError: the store refuses, or what stands there is something else in the end.
             OSError: the file cannot be read.
@@ -140,7 +142,6 @@ class Bucket:
                 self._upload_parts(path, size, key, sha256, note, progress)
         if not self.holds(key, size, sha256):
             raise ArchiveError(f"{self.url(key)} is not what was uploaded: did somebody else write it? Archive again")
-        note.unlink(missing_ok=True)
 
     def download(self, key: str, path: Path, size: int, progress: Progress | None = None) -> None:
         """Write so many bytes of an object to a file, from where the file ends.

@@ -141,16 +141,16 @@ def _stopped(directory: Path) -> Iterator[None]:
     role = RoleDirectory(directory, "models")
     starting = role.lock("start")
     try:
-        if directory.exists():
+        running = _server_in(directory)
+        if role.lock("server").path.exists():
             starting.wait_exclusive(lambda: None)
-            running = _server_in(directory)
-            if running is None and starting.path.exists() and not role.lock("server").free():
+            if running is None and not role.lock("server").free():
                 running = read_json(role.server_json).get("pid", "unknown")
-            if running is not None:
-                raise Refused(
-                    f"a server runs on {directory} (process {running}) and would write its own data over the snapshot: "
-                    "stop it first (an embedded one ends with the commands that use it)"
-                )
+        if running is not None:
+            raise Refused(
+                f"a server runs on {directory} (process {running}) and would write its own data over the snapshot: "
+                "stop it first (an embedded one ends with the commands that use it)"
+            )
         yield
     finally:
         starting.close()
