@@ -104,7 +104,9 @@ def rollback_target(releases: Releases) -> str:
     if current is None or current.parent is None:
         raise NotFound("there is no earlier release to go back to")
     history = releases.history(2)
-    if len(history) > 1 and history[1].id == current.parent and history[1].parent == current.id:
+    back = len(history) > 1 and history[1].id == current.parent and history[1].parent == current.id
+    # A promotion may lead to where a release was before, and is none back.
+    if back and history[0].snapshot is None:
         raise NotFound(
             f"release {current.number} is itself a rollback (by {history[0].who}) from {history[1].number}: name the "
             "release to go to (`red10 release list`)"
