@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -32,7 +32,6 @@ from modelstore.promotion import promote_release, told
 from modelstore.release import Release, ReleaseInfo
 from modelstore.saves import SaveBarrier, SaveFailed
 from modelstore.store import ModelStore
-from modelstore.tags import Tags
 from modelstore.version import PARTS, Incoming, check_agreement, read_manifest
 from ops.errors import Refused, SnapshotError
 from ops.snapshots.compatibility import Needs, differences, needs_of_models
@@ -288,20 +287,24 @@ CHUNK, CHUNK_BYTES = 30, 2**22
 
 def _read(source: ModelStore, digests: Sequence[str]) -> Iterator[tuple[list[Incoming], int]]:
     """Versions as they are stored elsewhere, each checked against its digest; and their bytes."""
-    tags = Tags(source.client, source.keys)
     chunk: list[Incoming] = []
     size = 0
     for digest, fields in read_fields(source.client, source.keys, digests, ("parts", *PARTS)):
         raw = raw_of(digest, fields)
         manifest = read_manifest(raw.manifest, digest)
         check_agreement(digest, manifest, raw.serving, raw.forest)
-        chunk.append(Incoming(digest, raw, manifest, tags.of([digest])[0]))
+        chunk.append(Incoming(digest, raw, manifest))
         size += sum(map(len, fields.values()))
         if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
-            yield chunk, size
+            yield _tagged(source, chunk), size
             chunk, size = [], 0
     if chunk:
-        yield chunk, size
+        yield _tagged(source, chunk), size
+
+
+def _tagged(source: ModelStore, versions: Sequence[Incoming]) -> list[Incoming]:
+    tags = source.tags.of([version.digest for version in versions])
+    return [replace(version, tags=own) for version, own in zip(versions, tags, strict=True)]
 
 
 def _models(store: ModelStore, release: Release) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -216,9 +216,15 @@ def _read_versions(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> t
     """The versions whose parts are what they should be, and what is wrong with the others."""
     found: list[NewVersion] = []
     bad: list[str] = []
+    wanted = ("parts", "name", *PARTS)
+    try:
+        whole = dict(read_fields(client, keys, digests, wanted))
+    except Red10Error:
+        # One of them lacks a field, or is gone: each by itself tells which.
+        whole = {}
     for digest in digests:
         try:
-            [(_, fields)] = read_fields(client, keys, [digest], ("parts", "name", *PARTS))
+            fields = whole.get(digest) or dict(read_fields(client, keys, [digest], wanted))[digest]
             raw = raw_of(digest, fields)
             manifest = read_manifest(raw.manifest, digest)
             check_agreement(digest, manifest, raw.serving, raw.forest)
