@@ -7,9 +7,10 @@ update.
 
 Owns the files `MODULE-FUNCTION-KEY.o`, each the SHA-256 of the object and then the object, written under another name
 and renamed, so that a reader finds a whole one or none. KEY stands for everything that the code depends on: the
-source and the modules that it takes layouts and constants from, the versions of numba and llvmlite, and the processor with its features. They lie in the `__pycache__` beside
-the source, or, where that cannot be written, in a directory of the user's own (`$XDG_CACHE_HOME/red10`, else
-`~/.cache/red10`). They are code: whoever may write there may run anything as this user, as with Python's own files.
+source and the modules that it takes layouts and constants from, the versions of numba and llvmlite, and the processor
+with its features. They lie in the `__pycache__` beside the source, or, where that cannot be written, in a directory of
+the user's own (`$XDG_CACHE_HOME/red10`, else `~/.cache/red10`). They are code: whoever may write there may run anything
+as this user, as with Python's own files.
 
 A damaged file, or one of another processor, is passed over and made anew. Where nothing can be written the kernel is
 compiled in each process, which is slow and otherwise the same.
