@@ -1,4 +1,4 @@
-"""Checks versions before they are stored: in a child process of their own, with bounds on its memory and time.
+"""Checks versions before they are stored or promoted: in a child process of their own, its memory and time bounded.
 
 What is checked is what `modelstore.check` says. It opens XGBoost models, and a model that XGBoost cannot read may crash
 the process, take all memory, or never end; here that is a reason to refuse the versions, and nothing else happens.
@@ -52,7 +52,11 @@ class Checker:
         Raises:
             Stopped: the checker was closed.
         """
-        return await asyncio.to_thread(self._check, list(versions))
+        return await asyncio.to_thread(self.check_now, versions)
+
+    def check_now(self, versions: Sequence[NewVersion]) -> str | None:
+        """The same, blocking."""
+        return self._check(list(versions))
 
     def close(self) -> None:
         """End the children at once."""
@@ -102,10 +106,10 @@ class Checker:
         if self._closed:
             raise Stopped
         if late.is_set():
-            return f"the check of the new versions took over {self._timeout_s:g} s (check_timeout_s): not stored"
+            return f"the check of the versions took over {self._timeout_s:g} s (check_timeout_s): not to be trusted"
         return (
-            f"the process that checked the new versions {_ending(child.exitcode)}: not stored. It may have taken more "
-            "memory than check_memory_mb allows; look at the system's log"
+            f"the process that checked the versions {_ending(child.exitcode)}: not to be trusted. It may have taken "
+            "more memory than check_memory_mb allows; look at the system's log"
         )
 
 
@@ -136,7 +140,7 @@ def _run(pipe: Connection, memory: int, timeout_s: float) -> None:
     except BadModel as error:
         reason = str(error)
     except MemoryError:
-        reason = "checking the new versions takes more memory than check_memory_mb allows: not stored"
+        reason = "checking the versions takes more memory than check_memory_mb allows: not to be trusted"
     with contextlib.suppress(OSError):
         pipe.send(reason)
 

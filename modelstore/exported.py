@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from modelstore.errors import BadExport
 from modelstore.imports import check_export
-from modelstore.locations import S3Options, reading
+from modelstore.locations import reading
 from modelstore.manifest import Manifest, Serving
 from modelstore.names import CHAMPION
+from modelstore.s3 import S3Options
 from modelstore.version import Incoming
 
 if TYPE_CHECKING:

@@ -120,8 +120,8 @@ def write_export(
     writer = ExportWriter(file)
     writer.begin(contents)
     sizes = {member.path: member.size for member in contents.members}
-    for done, (digest, fields) in enumerate(_read(client, keys, digests, ("parts", *PARTS)), 1):
-        raw = _raw(digest, fields)
+    for done, (digest, fields) in enumerate(read_fields(client, keys, digests, ("parts", *PARTS)), 1):
+        raw = raw_of(digest, fields)
         for part in PARTS:
             data, path = cast(bytes, getattr(raw, part)), member_path(digest, part)
             if len(data) != sizes[path]:
@@ -137,7 +137,7 @@ def _contents(client: redis.Redis, keys: Keys, selection: Selection, digests: Se
     tags = Tags(client, keys)
     versions: list[ExportedVersion] = []
     members: list[Member] = []
-    for digest, fields in _read(client, keys, digests, ("parts", "name", *PARTS)):
+    for digest, fields in read_fields(client, keys, digests, ("parts", "name", *PARTS)):
         versions.append(ExportedVersion(digest=digest, name=fields["name"].decode(), tags=tags.of([digest])[0]))
         check_parts(digest, fields["parts"])
         for at, part in enumerate(PARTS):
@@ -158,7 +158,12 @@ def _size(digest: str, part: str, stored: bytes) -> int:
         raise BadModel(f"the {part} of version {digest[:12]} is damaged: {error}") from error
 
 
-def _raw(digest: str, fields: Mapping[str, bytes]) -> RawVersion:
+def raw_of(digest: str, fields: Mapping[str, bytes]) -> RawVersion:
+    """The parts of a version from its fields, `parts` among them, checked against its digest.
+
+    Raises:
+        BadModel: it is damaged.
+    """
     raw = RawVersion(
         manifest=decompress(fields["manifest"], LIMITS["manifest"], f"the manifest of version {digest[:12]}"),
         serving=fields["serving"],
@@ -169,10 +174,15 @@ def _raw(digest: str, fields: Mapping[str, bytes]) -> RawVersion:
     return raw
 
 
-def _read(
+def read_fields(
     client: redis.Redis, keys: Keys, digests: Sequence[str], names: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Fields of versions, some at a time."""
+    """Fields of versions, in their order, read some versions at a time.
+
+    Raises:
+        NotFound: a version is not there.
+        BadModel: it lacks a field.
+    """
     for start in range(0, len(digests), CHUNK):
         chunk = digests[start : start + CHUNK]
         with client.pipeline(transaction=False) as pipe:

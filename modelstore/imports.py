@@ -130,7 +130,7 @@ def import_versions(
     if promote and contents.kind != "release":
         raise BadExport(f"it holds a {contents.kind}, and only a release can be put in force")
     digests = [version.digest for version in contents.versions]
-    with _pinned(store.client, store.keys, digests) as stay:
+    with pinned_versions(store.client, store.keys, digests) as stay:
         file.seek(0)
         stored: list[VersionInfo] = []
         wanted, done = _missing(store, digests), 0
@@ -219,7 +219,7 @@ def _missing(store: VersionStore, digests: Sequence[str]) -> set[str]:
 
 
 @contextmanager
-def _pinned(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> Iterator[Callable[[], None]]:
+def pinned_versions(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> Iterator[Callable[[], None]]:
     """Keep versions from being removed; call what this gives at least once in `DEAD_AFTER_MS`."""
     mine = uuid.uuid4().hex
 

@@ -4,8 +4,6 @@ Writing goes to a temporary file first. Only when all of it is written is it mov
 that nothing stands there by halves, whatever is killed; what stands there already is not replaced unless asked for. An
 object carries the SHA-256 of its bytes as metadata (`sha256`), which is compared after it was fetched. Objects are
 fetched into a temporary file: an export is read twice, and checked as a whole before anything is stored.
-
-Keys and secrets come from where boto3 looks for them; they are no settings of Red10.
 """
 
 from __future__ import annotations
@@ -18,30 +16,14 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 from modelstore.errors import StorageError
 from modelstore.export_format import MAX_BYTES
-from streams.errors import ConfigurationError
+from modelstore.s3 import S3Options, make_client, missing, s3_errors
 
 _S3 = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
-#: How long a store of objects may take to answer, s.
-TIMEOUT_S = 60
-
-
-@dataclass(frozen=True, slots=True)
-class S3Options:
-    """How to reach a store of objects.
-
-    Attributes:
-        endpoint: its URL; `None` for what boto3 is configured for.
-        checksums: whether boto3 adds checksums that some stores refuse.
-    """
-
-    endpoint: str | None = None
-    checksums: Literal["when_supported", "when_required"] = "when_required"
 
 
 @contextmanager
@@ -127,38 +109,6 @@ def _digest(file: BinaryIO) -> str:
     return hashlib.file_digest(cast(io.BufferedIOBase, file), "sha256").hexdigest()
 
 
-def s3_client(options: S3Options) -> Any:
-    """A client of boto3, to be made and used inside of `s3_errors`."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        request_checksum_calculation=options.checksums,
-        response_checksum_validation=options.checksums,
-        connect_timeout=TIMEOUT_S,
-        read_timeout=TIMEOUT_S,
-    )
-    return boto3.client("s3", endpoint_url=options.endpoint, config=config)
-
-
-@contextmanager
-def s3_errors(what: str) -> Iterator[None]:
-    """Turn the driver's errors inside the block into `StorageError`s about an object.
-
-    Raises:
-        ConfigurationError: boto3 is not installed.
-    """
-    try:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"s3:// needs {error.name}: pip install 'red10[archive]'") from error
-    try:
-        yield
-    except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:
-        raise StorageError(f"{what}: {error}") from error
-
-
 class _Object:
     """One object of a store that speaks S3. Errors of the driver are translated here."""
 
@@ -166,7 +116,7 @@ class _Object:
         self.bucket = bucket
         self.key = key
         with self._translated():
-            self._client = s3_client(options)
+            self._client: Any = make_client(options)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
@@ -208,9 +158,9 @@ class _Object:
             try:
                 return dict(self._client.head_object(Bucket=self.bucket, Key=self.key))
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NotFound"):
+                if missing(error):
                     return None
                 raise
 
     def _translated(self) -> AbstractContextManager[None]:
-        return s3_errors(str(self))
+        return s3_errors(self, StorageError)

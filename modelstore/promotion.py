@@ -59,8 +59,13 @@ def promote_version(
         raise told(releases, conflict) from conflict
 
 
-def promote_release(releases: Releases, release: str, *, parent: ReleaseInfo | None, who: str, why: str) -> ReleaseInfo:
+def promote_release(
+    releases: Releases, release: str, *, parent: ReleaseInfo | None, who: str, why: str, snapshot: str = ""
+) -> ReleaseInfo:
     """Put a stored release in force as a whole.
+
+    Args:
+        snapshot: the one that it came with, for the history.
 
     Raises:
         ReleaseConflict: something else than `parent` is in force.
@@ -68,7 +73,8 @@ def promote_release(releases: Releases, release: str, *, parent: ReleaseInfo | N
         BadModel: it is damaged.
     """
     try:
-        return releases.put_in_force(release, parent=parent.id if parent is not None else None, who=who, why=why)
+        expected = parent.id if parent is not None else None
+        return releases.put_in_force(release, parent=expected, who=who, why=why, snapshot=snapshot)
     except ReleaseConflict as conflict:
         raise told(releases, conflict) from conflict
 
@@ -77,23 +83,35 @@ def roll_back(releases: Releases, to: str | None, *, who: str, why: str) -> Rele
     """Put an earlier release in force; without a name the one before the present one.
 
     Raises:
-        NotFound: there is none, or one of its versions is gone; or the present one was itself put in force by going
-            back, so that "the one before" would lead forward again.
+        NotFound: as of `rollback_target`; or there is no such release, or one of its versions is gone.
         ReleaseConflict: somebody was faster.
         BadModel: the release is damaged.
     """
     if to is not None:
         return releases.rollback(to, who=who, why=why)
     current = releases.current()
+    return promote_release(releases, rollback_target(releases), parent=current, who=who, why=why)
+
+
+def rollback_target(releases: Releases) -> str:
+    """The id of the release before the present one.
+
+    Raises:
+        NotFound: there is none; or the present one was itself put in force by going back, so that "the one before"
+            would lead forward again.
+    """
+    current = releases.current()
     if current is None or current.parent is None:
         raise NotFound("there is no earlier release to go back to")
     history = releases.history(2)
-    if len(history) > 1 and history[1].id == current.parent and history[1].parent == current.id:
+    back = len(history) > 1 and history[1].id == current.parent and history[1].parent == current.id
+    # A promotion may lead to where a release was before, and is none back.
+    if back and history[0].snapshot is None:
         raise NotFound(
             f"release {current.number} is itself a rollback (by {history[0].who}) from {history[1].number}: name the "
             "release to go to (`red10 release list`)"
         )
-    return promote_release(releases, current.parent, parent=current, who=who, why=why)
+    return current.parent
 
 
 def told(releases: Releases, conflict: ReleaseConflict) -> ReleaseConflict:

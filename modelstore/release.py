@@ -76,7 +76,11 @@ class ReleaseInfo:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """One entry of the history: a release was put in force."""
+    """One entry of the history: a release was put in force.
+
+    Attributes:
+        snapshot: the one that it came with (`ENVIRONMENT/ID`), if it was promoted out of one.
+    """
 
     number: int
     id: str
@@ -84,6 +88,7 @@ class Switch:
     who: str
     why: str
     created_ms: int
+    snapshot: str | None = None
 
 
 def release_id(aliases: Aliases) -> str:

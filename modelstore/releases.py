@@ -8,7 +8,7 @@ Owns, in the models role (`switch_release.lua` writes them; what a release is: `
                                   body     zstd of the triples
                                   created  decimal, epoch ms, when it was first stored
     red10:{T}:release     hash    the pointer: id, number, parent, created of the release in force
-    red10:{T}:releases    stream  one entry per switch: number, id, parent, who, why, created
+    red10:{T}:releases    stream  one entry per switch: number, id, parent, who, why, snapshot, created
     red10:{T}:candidates  zset    id -> when it was stored, ms: releases that were never in force, such as imported ones
     red10:{T}:events      pubsub  "NUMBER ID" after a switch
 
@@ -64,6 +64,8 @@ HISTORY = 10_000
 TRIES = 50
 #: Longest `who` and `why` that the history keeps, in characters.
 MAX_WHO, MAX_WHY = 64, 500
+#: Longest name of a snapshot that it keeps: ENVIRONMENT/ID.
+MAX_SNAPSHOT = 128
 
 
 class Releases:
@@ -169,8 +171,13 @@ class Releases:
         """
         return self._retry(lambda: self._put_in_force(self.current(), to, who, why))
 
-    def put_in_force(self, release_id: str, *, parent: str | None, who: str, why: str) -> ReleaseInfo:
+    def put_in_force(
+        self, release_id: str, *, parent: str | None, who: str, why: str, snapshot: str = ""
+    ) -> ReleaseInfo:
         """Put a stored release, a candidate for one, in force as a whole, if `parent` is still in force.
+
+        Args:
+            snapshot: the one that it came with, for the history.
 
         Raises:
             ReleaseConflict: another release is in force.
@@ -181,7 +188,7 @@ class Releases:
             return current
         if (current.id if current else None) != parent:
             raise ReleaseConflict(parent, current.id if current else None)
-        return self._put_in_force(current, release_id, who, why)
+        return self._put_in_force(current, release_id, who, why, snapshot)
 
     def put_candidate(self, aliases: Aliases) -> str:
         """Store a release without putting it in force; `put_in_force` does. Its versions must be there. Its id.
@@ -261,7 +268,9 @@ class Releases:
         explained = notes(aliases) if callable(notes) else notes
         return self._call(current, new, body, None if whole else old, change, who, why, explained)
 
-    def _put_in_force(self, current: ReleaseInfo | None, to: str | None, who: str, why: str) -> ReleaseInfo:
+    def _put_in_force(
+        self, current: ReleaseInfo | None, to: str | None, who: str, why: str, snapshot: str = ""
+    ) -> ReleaseInfo:
         target_id = to or (current.parent if current is not None else None)
         if target_id is None:
             raise NotFound("there is no earlier release to go back to")
@@ -273,7 +282,8 @@ class Releases:
             # The way back must be open when the release in force is what is damaged; then all versions are looked up.
             present = {}
         target = self.get(target_id)
-        return self._call(current, target, b"", None, difference(present, target.aliases), who, why)
+        change = difference(present, target.aliases)
+        return self._call(current, target, b"", None, change, who, why, snapshot=snapshot)
 
     def _call(
         self,
@@ -285,6 +295,7 @@ class Releases:
         who: str,
         why: str,
         notes: Sequence[Note] = (),
+        snapshot: str = "",
     ) -> ReleaseInfo:
         added: list[tuple[AliasKey, str]] = [(key, digest) for key, digest in change.items() if digest is not None]
         release = self.keys.release(new.id)
@@ -313,6 +324,7 @@ class Releases:
             str(len(new.aliases)),
             str(len(added)),
             str(KEPT),
+            snapshot[:MAX_SNAPSHOT],
             *(name for (name, _), _ in added),
             *(value for note in notes for value in note.values()),
         ]
@@ -348,6 +360,7 @@ def _switch_of(fields: Mapping[bytes, bytes]) -> Switch:
         who=text["who"],
         why=text["why"],
         created_ms=int(text["created"]),
+        snapshot=text.get("snapshot") or None,
     )
 
 

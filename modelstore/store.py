@@ -21,12 +21,13 @@ from modelstore.export_format import Contents
 from modelstore.exports import Selection, select, select_release, write_export
 from modelstore.imports import Check, Imported, import_versions
 from modelstore.index import VersionIndex
-from modelstore.locations import S3Options, reading, writing
+from modelstore.locations import reading, writing
 from modelstore.names import VersionRef, check_alias
 from modelstore.promotion import promote_release, promote_version, roll_back
 from modelstore.release import Aliases, ReleaseInfo
 from modelstore.releases import Releases
 from modelstore.retention import KEEP_RELEASES, KEEP_VERSIONS, Pruned, Retention
+from modelstore.s3 import S3Options
 from modelstore.search import Found, Query, search
 from modelstore.tags import Tags
 from modelstore.verdicts import Verdicts

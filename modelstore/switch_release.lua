@@ -22,6 +22,7 @@
 -- ARGV[12] count     how many aliases the release has
 -- ARGV[13] versions  how many of KEYS[6…] are versions
 -- ARGV[14] verdicts  about how many verdicts a model keeps
+-- ARGV[15] snapshot  that the release came with, "" for none
 -- then     names     of the models of the versions
 -- then     per verdict: at, verdict, version, over, reason
 --
@@ -38,7 +39,7 @@ local versions = tonumber(ARGV[13])
 for i = 6, 5 + versions do
   local name = redis.call('HGET', KEYS[i], 'name')
   if not name then return {'MISSING', tostring(i - 6)} end
-  if name ~= ARGV[i + 9] then return {'MISNAMED', tostring(i - 6)} end
+  if name ~= ARGV[i + 10] then return {'MISNAMED', tostring(i - 6)} end
 end
 
 local known = redis.call('HEXISTS', KEYS[3], 'body') == 1
@@ -57,10 +58,10 @@ if not known then
 end
 redis.call('HSET', KEYS[1], 'id', ARGV[3], 'number', successor, 'parent', id, 'created', created)
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'number', successor, 'id', ARGV[3], 'parent', id,
-  'who', ARGV[6], 'why', ARGV[7], 'created', created)
+  'who', ARGV[6], 'why', ARGV[7], 'snapshot', ARGV[15], 'created', created)
 redis.call('ZREM', KEYS[5], ARGV[3])
 for i = 6 + versions, #KEYS do
-  local at = 15 + versions + (i - 6 - versions) * 5
+  local at = 16 + versions + (i - 6 - versions) * 5
   redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[14], '*', 'at', ARGV[at], 'verdict', ARGV[at + 1],
     'version', ARGV[at + 2], 'over', ARGV[at + 3], 'reason', ARGV[at + 4], 'release', ARGV[3])
 end

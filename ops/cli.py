@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import data, dead, evaluate, follow, look, model, predict, release, report, run, training
+from ops.commands import data, dead, evaluate, follow, look, model, predict, release, report, run, snapshot, training
 from ops.commands.session import WHERE, remember, with_common
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ training.register(app)
 predict.register(app)
 model.register(app)
 release.register(app)
+snapshot.register(app)
 look.register(app)
 dead.register(app)
 report.register(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from streams.errors import Red10Error
 
@@ -31,3 +32,13 @@ class AlreadyUp(Red10Error):
 
 class SnapshotError(Red10Error):
     """A snapshot of the models cannot be read, or no server can load it."""
+
+
+class ArchiveError(Red10Error):
+    """A store of objects that does not answer, refuses, or holds something else than was written."""
+
+
+class Refused(Red10Error):
+    """What was asked for must not be done; the message says why. Nothing was changed."""
+
+    exit_code: ClassVar[int] = 1

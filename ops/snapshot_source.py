@@ -3,7 +3,6 @@
 A source tells by its mark whether it has changed, and puts a file to load in place: of an object a copy, of a file a
 link. (Copying ten thousand models takes as long as a third of loading them. A file that is rewritten in place while it
 is loaded fails its checksum, or gives models that fail their digests, and is loaded again, since its mark changes.)
-Keys and secrets of S3 come from where boto3 looks for them.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from modelstore.errors import StorageError
 from ops.errors import SnapshotError
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from modelstore.locations import S3Options
+    from modelstore.s3 import S3Options
 
 SCHEMES = ("rdb", "s3")
 
@@ -68,7 +66,7 @@ def source_of(url: SecretStr | str, settings: Settings) -> Source:
         return FileSource(Path(path))
     if not parts.netloc or len(path) < 2:
         raise ConfigurationError(f"models_url {text} names no object: write s3://BUCKET/KEY")
-    from modelstore.locations import S3Options
+    from modelstore.s3 import S3Options
 
     return ObjectSource(parts.netloc, path[1:], S3Options(settings.s3_endpoint, settings.s3_checksums))
 
@@ -124,12 +122,12 @@ class ObjectSource:
         self._ask(lambda client: client.download_file(self.bucket, self.key, str(to)))
 
     def _ask(self, use: Callable[[Any], Any]) -> Any:
-        from modelstore.locations import s3_client, s3_errors
+        from modelstore.s3 import make_client, s3_errors
 
         try:
-            with s3_errors(str(self)):
+            with s3_errors(f"the snapshot {self} cannot be read", SnapshotError):
                 if not self._made:
-                    self._made.append(s3_client(self.options))
+                    self._made.append(make_client(self.options))
                 return use(self._made[0])
-        except (StorageError, OSError) as error:
-            raise SnapshotError(f"the snapshot cannot be read: {error}") from error
+        except OSError as error:
+            raise SnapshotError(f"the snapshot {self} cannot be read: {error}") from error

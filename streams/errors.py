@@ -6,9 +6,13 @@ redis-py are translated in `streams.clients`, nowhere else.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class Red10Error(Exception):
-    """Root of all errors that Red10 raises on purpose; the command prints its text and exits with 2."""
+    """Root of all errors that Red10 raises on purpose; the command prints its text and exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class BadRecord(Red10Error):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,6 +96,23 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = Field(None, description="URL of a store that speaks S3; unset: as boto3 is configured")
     s3_checksums: Literal["when_required", "when_supported"] = Field(
         "when_required", description="checksums that boto3 adds, which some stores refuse"
+    )
+    environment: str = Field("default", description="name of this environment, for snapshots: staging, production")
+    snapshot_dir: Path | None = Field(None, description="directory of snapshots; unset: snapshots in data_dir")
+    archive: str | None = Field(None, description="where snapshots are archived: s3://BUCKET or s3://BUCKET/PREFIX")
+    s3_encryption: Literal["none", "AES256", "aws:kms"] = Field(
+        "none", description="server-side encryption of what is archived; none: as the bucket has it"
+    )
+    s3_kms_key: str | None = Field(None, description="key of aws:kms; unset: the account's")
+    s3_part_mb: int = Field(16, ge=5, le=5120, description="size of the parts that snapshots are archived in, MB")
+    s3_attempts: int = Field(5, ge=1, le=50, description="tries of each request to the archive")
+    s3_timeout_s: float = Field(30, gt=0, le=3600, description="how long the archive may be silent, s")
+    keep_snapshots: int = Field(30, ge=1, le=1_000_000, description="snapshots that `snapshot prune` leaves")
+    keep_snapshots_days: int = Field(
+        0, ge=0, le=36_500, description="days that `snapshot prune` leaves every snapshot; 0: only their number counts"
+    )
+    promote_mb_s: float = Field(
+        50, gt=0, le=100_000, description="most MB a second that a promotion writes to the store"
     )
     partitions: int = Field(8, ge=1, le=4096, description="partitions, fixed when the tenant is created")
 
@@ -205,6 +223,20 @@ class Settings(BaseSettings):
         if len(set(value)) != len(value) or min(value) < 1 or max(value) > 10_000:
             raise ValueError("horizons are different numbers of bars, from 1 to 10000")
         return tuple(sorted(value))
+
+    @field_validator("environment")
+    @classmethod
+    def _check_environment(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,63}", value, re.ASCII):
+            raise ValueError("an environment has 1 to 64 of the letters A-Z a-z, digits and . _ -")
+        return value
+
+    @field_validator("archive")
+    @classmethod
+    def _check_archive(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", value):
+            raise ValueError("write s3://BUCKET or s3://BUCKET/PREFIX")
+        return value
 
     @field_validator("tenant")
     @classmethod

@@ -36,6 +36,10 @@ from modelstore.store import ModelStore
 from modelstore.trees import encode_forest
 from modelstore.verdicts import KEPT, MAX_REASON, Note
 from modelstore.version import NewVersion
+from ops.snapshots.manifest import HEADLINES, SnapshotManifest, SnapshotTenant, SnapshotVersion
+from ops.snapshots.promotions import Promoted
+from ops.snapshots.report import CHECKS, Report
+from ops.snapshots.shelf import DATA, MANIFEST, PROMOTED, REPORT
 from streams import records
 from streams.block import MAGIC, MOST_TICKS, VERSION
 from streams.codec import decode
@@ -523,3 +527,25 @@ def test_the_bounds_of_releases_are_those_of_the_page() -> None:
     assert f"at most {MAX_WHY} characters" in PAGE
     assert f"the last {KEPT} entries" in PAGE
     assert f"at most {MAX_REASON} characters" in PAGE
+
+
+def test_a_snapshot_is_described_as_the_page_says() -> None:
+    for name, model in (
+        ("snapshot", SnapshotManifest),
+        ("snapshot_tenant", SnapshotTenant),
+        ("snapshot_version", SnapshotVersion),
+        ("report", Report),
+    ):
+        assert documented("json", name) == set(model.model_fields)
+        if "format" in model.model_fields:
+            assert f"`{model.model_fields['format'].default}`" in PAGE
+    fields = {field for row in model_table("json", "promotion") for field in re.findall(r"`(\w+)`", row[0])}
+    assert fields == set(Promoted.model_fields)
+    assert f"`{Promoted.model_fields['format'].default}`" in PAGE
+    checks = PAGE[PAGE.index("| check | what is checked |") :].split("\n\n")[0].splitlines()[2:]
+    assert tuple(code(cells(row)[0]) for row in checks) == CHECKS
+    files = PAGE[PAGE.index("| `models.rdb` |") :].split("\n\n")[0].splitlines()
+    assert [code(cells(row)[0]) for row in files] == [DATA, MANIFEST, REPORT, f"{PROMOTED}ENVIRONMENT.json"]
+    [row] = [row for row in model_table("json", "snapshot_version") if code(row[0]) == "metrics"]
+    assert re.findall(r"`(\w+)`", row[2]) == list(HEADLINES)
+    assert re.search(r"`(\d{8}T\d{6}Z-[0-9a-f]{8})`", PAGE)

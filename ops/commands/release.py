@@ -52,8 +52,10 @@ def release_list(
         session.table(("candidate", "stored (UTC)"), rows)
         session.text("")
     if history:
-        switches = [(s.number, s.id[:12], show_ms(s.created_ms), s.who, s.why) for s in history]
-        session.table(("number", "release", "since (UTC)", "who", "why"), switches, right=("number",))
+        switches = [(s.number, s.id[:12], show_ms(s.created_ms), s.who, s.why, s.snapshot) for s in history]
+        columns = ("number", "release", "since (UTC)", "who", "why", "snapshot")
+        shown = len(columns) if any(s.snapshot for s in history) else len(columns) - 1
+        session.table(columns[:shown], [row[:shown] for row in switches], right=("number",))
     else:
         session.text("No release yet: the first training makes one (`red10 train SERIES`).")
 
@@ -179,13 +181,30 @@ def release_rollback(
     ] = None,
     *,
     why: WhyOption = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be put in force.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Put an earlier release in force, as a whole and by one switch."""
     with open_store(session) as (store, _):
+        if dry_run:
+            _plan_rollback(session, store, release, json)
+            return
         info = store.rollback(release, who=whoami(), why=why or "rollback")
         save(store)
     _tell(session, info, json)
+
+
+def _plan_rollback(session: Session, store: ModelStore, text: str | None, json: bool) -> None:
+    from modelstore.promotion import rollback_target
+    from modelstore.release import Aliases, difference
+
+    to = store.releases.find(text) if text is not None else rollback_target(store.releases)
+    before: Aliases = store.aliases()
+    changed = len(difference(before, store.releases.get(to).aliases))
+    if json:
+        session.json({"id": to, "changed": changed, "dry_run": True})
+    else:
+        session.text(f"Release {to[:12]} would be put in force: {changed} aliases would change.")
 
 
 def _tell(session: Session, info: ReleaseInfo, json: bool) -> None:

@@ -1,7 +1,8 @@
 """What every command shares: the options that say where, the settings, printing, and errors as exit codes.
 
 Results go to standard output, everything else to standard error, so that a pipe carries results only. Exit codes: 0
-done, 1 the reader of the pipe went away, 2 an error (its message says what to do), 130 Ctrl-C.
+done, 1 refused (a snapshot that is not sound, a promotion that does not fit), or the reader of the pipe went away, 2 an
+error (its message says what to do), 130 Ctrl-C.
 
 Nothing heavy is imported here or at the head of the command modules: `red10 --help` must not wait for it.
 """
@@ -135,7 +136,7 @@ def reporting(debug: bool) -> Iterator[None]:
         sys.stdout.flush()
         for text in (str(error), *getattr(error, "__notes__", ())):
             sys.stderr.write(f"red10: {text}\n")
-        raise typer.Exit(2) from None
+        raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

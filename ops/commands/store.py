@@ -12,7 +12,7 @@ import typer
 from ops.commands.session import Session
 
 if TYPE_CHECKING:
-    from modelstore.locations import S3Options
+    from modelstore.s3 import S3Options
     from modelstore.store import ModelStore
     from streams.settings import Settings
 
@@ -58,7 +58,7 @@ def save(store: ModelStore) -> None:
 
 def s3_options(settings: Settings) -> S3Options:
     """How the settings say that objects are reached."""
-    from modelstore.locations import S3Options
+    from modelstore.s3 import S3Options
 
     return S3Options(settings.s3_endpoint, settings.s3_checksums)
 

@@ -14,7 +14,8 @@ import redis
 
 from modelstore.errors import BadExport, StorageError
 from modelstore.exported import load_export
-from modelstore.locations import S3Options, reading, writing
+from modelstore.locations import reading, writing
+from modelstore.s3 import S3Options
 from modelstore.store import ModelStore
 from streams.keys import Keys
 from tests.modelstore.made import contents, fitted

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelstore.errors import BadModel, InUse, NotFound
-from modelstore.imports import DEAD_AFTER_MS, _clear, _pinned
+from modelstore.imports import DEAD_AFTER_MS, _clear, pinned_versions
 from modelstore.release import Aliases
 from modelstore.releases import Releases
 from modelstore.retention import Retention, kept_releases, superfluous
@@ -168,7 +168,10 @@ def test_a_release_in_force_that_is_gone_stops_it_too(store: ModelStore) -> None
 
 def test_versions_that_a_running_import_needs_stay(store: ModelStore) -> None:
     pinned, other = DIGESTS[NAMES[0], 0], DIGESTS[NAMES[0], 1]
-    with _pinned(store.client, store.keys, [pinned]), _pinned(store.client, store.keys, [pinned, other]):
+    with (
+        pinned_versions(store.client, store.keys, [pinned]),
+        pinned_versions(store.client, store.keys, [pinned, other]),
+    ):
         with pytest.raises(InUse, match="running import"):
             store.remove([pinned])
         pruned = store.prune(1)
@@ -181,7 +184,7 @@ def test_versions_that_a_running_import_needs_stay(store: ModelStore) -> None:
 
 def test_an_import_that_died_keeps_nothing_for_ever(store: ModelStore) -> None:
     pinned = DIGESTS[NAMES[0], 0]
-    with _pinned(store.client, store.keys, [pinned]):
+    with pinned_versions(store.client, store.keys, [pinned]):
         (mine,) = cast(list[bytes], store.client.zrange(store.keys.imports, 0, -1))
         # Its last sign of life was long ago.
         store.client.zincrby(store.keys.imports, -2 * DEAD_AFTER_MS, mine)

@@ -1,0 +1,6 @@
+"""`red10 snapshot show` for cron and pipelines; `--help` tells the options."""
+
+from ops.scripts import run
+
+if __name__ == "__main__":
+    run("snapshot", "show")
