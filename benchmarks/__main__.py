@@ -8,7 +8,6 @@ import sys
 #: Name -> what it measures. Each is a module here with `main(arguments)`.
 BENCHMARKS = {
     "memory": "ten million ticks against 256 MB: is anything lost, does Redis stay within it",
-    "search": "searches among 100,000 versions, and what the index takes of memory",
     "snapshots": "snapshots of ten thousand models: time and memory of take, verify, promote, rollback",
     "models": "ten thousand models: scoring, reload, memory, beside XGBoost and treelite; docs/benchmarks.md",
     "results": "skill and paper accounts on real series and on the controls; writes docs/results.md",

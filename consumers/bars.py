@@ -55,7 +55,7 @@ MOST_VOLUME = float(np.finfo(np.float64).max)
 NEVER = np.iinfo(np.int64).min
 
 #: The kernel; see `consumers.bars_source` for its arguments.
-ADD_TICKS = Routine("consumers.bars_source", "add_ticks", "ppppqpppqpqqqppqpp")
+ADD_TICKS = Routine("consumers.bars_source", "add_ticks", "ppppqpppqpqqqppqpp", ("consumers.bars",))
 
 
 def first_source(bar: np.void) -> Source:

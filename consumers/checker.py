@@ -130,6 +130,10 @@ def _run(pipe: Connection, memory: int, timeout_s: float) -> None:
     reason = None
     try:
         versions = pipe.recv()
+    except (EOFError, OSError):
+        # The trainer died before it had sent all: nobody waits for an answer.
+        os._exit(0)
+    try:
         threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
         for version in versions:
             check_version(version)
@@ -137,7 +141,8 @@ def _run(pipe: Connection, memory: int, timeout_s: float) -> None:
         reason = str(error)
     except MemoryError:
         reason = "checking the versions takes more memory than check_memory_mb allows: not to be trusted"
-    pipe.send(reason)
+    with contextlib.suppress(OSError):
+        pipe.send(reason)
 
 
 def _end_with_parent(pipe: Connection) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 
+from consumers.answers import without_work
 from streams.ids import StreamID
 from streams.raw import escaped_fields
-from streams.records import DeadRequest, TrainingResult
+from streams.records import DeadRequest, Record
 
 Fields = dict[bytes, bytes]
 
@@ -82,7 +83,7 @@ class Taken:
         return dict(zip(self.words[::2], self.words[1::2], strict=True))
 
 
-def give_up(taken: Taken) -> tuple[TrainingResult, DeadRequest]:
+def give_up(taken: Taken) -> tuple[Record, DeadRequest]:
     """The answer to a request that is given up, and its dead letter."""
     history = taken.history
     names = ", ".join(history.consumers) or "an unknown trainer"
@@ -91,10 +92,7 @@ def give_up(taken: Taken) -> tuple[TrainingResult, DeadRequest]:
         f"delivered {history.deliveries} times without an answer (to {names}){why}. "
         "Look for what kills the trainer, then `red10 dead retry`"
     )
-    series, request_id = (taken.fields.get(name, b"").decode("utf-8", "replace")[:128] for name in (b"series", b"id"))
-    result = TrainingResult(
-        request=str(taken.entry), id=request_id or None, series=series, status="failed", reason=f"given up: {detail}"
-    )
+    result = without_work(taken.entry, taken.fields, "failed", f"given up: {detail}")
     letter = DeadRequest(
         reason="deliveries",
         detail=detail,

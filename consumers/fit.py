@@ -100,6 +100,11 @@ class FitRequest:
     parameters: FitParameters
     since: int | None = None
 
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return self.series
+
 
 @dataclass(frozen=True, slots=True)
 class FitOutcome:

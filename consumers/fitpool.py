@@ -1,4 +1,5 @@
-"""Training processes: fits run in children, so that a crash of native code takes one request down and not the trainer.
+"""Training processes: fits run in children, and files are read there, so that a crash of native code or a hostile file
+takes one request down and not the trainer.
 
 Children are spawned, one thread each. They hold one end of a pipe whose other end only this process has: when that is
 closed, by `close` or because this process died in any way, they exit at once, in the midst of a fit if need be.
@@ -21,8 +22,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from consumers.datasets import BadDataset, Roots, read_dataset
 from consumers.fit import FitOutcome, FitRequest, fit_series
 from consumers.patience import Stopped
+from consumers.table_file import parse_rows
+from consumers.table_fit import TableFit, fit_table
 from streams.errors import Red10Error
 
 
@@ -33,19 +37,49 @@ class FitFailure:
     Attributes:
         reason: what went wrong, for the requester.
         trace: the traceback, for the log, if this is no error that Red10 raises on purpose.
+        refused: whether what is asked for cannot be, rather than went wrong.
     """
 
     reason: str
     trace: str | None = None
+    refused: bool = False
 
 
-Fitted = FitOutcome | FitFailure
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """Read the rows of a dataset, `most` at most."""
+
+    dataset: str
+    roots: Roots
+    most: int
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return self.dataset
 
 
-def fit_or_explain(request: FitRequest) -> Fitted:
-    """`fit_series` with errors as values: an exception that cannot be pickled would break the pool."""
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """What a `TableRead` gives: column -> cell, row by row."""
+
+    rows: tuple[dict[str, object], ...]
+
+
+Job = FitRequest | TableFit | TableRead
+Fitted = FitOutcome | TableRows | FitFailure
+
+
+def fit_or_explain(request: Job) -> Fitted:
+    """Carry out a job, with errors as values: an exception that cannot be pickled would break the pool."""
     try:
-        return fit_series(request)
+        if isinstance(request, FitRequest):
+            return fit_series(request)
+        if isinstance(request, TableFit):
+            return fit_table(request)
+        return TableRows(tuple(parse_rows(read_dataset(request.dataset, request.roots), request.most)))
+    except BadDataset as error:
+        return FitFailure(str(error), refused=True)
     except Red10Error as error:
         return FitFailure(str(error))
     # Users' feature sets run in here, and may raise anything.
@@ -82,7 +116,7 @@ class _Workers:
 class FitPool:
     """Runs fits in `processes` children, which start when first needed."""
 
-    def __init__(self, processes: int, work: Callable[[FitRequest], Fitted] = fit_or_explain) -> None:
+    def __init__(self, processes: int, work: Callable[[Job], Fitted] = fit_or_explain) -> None:
         self.processes = processes
         self._work = work
         self._shared: _Workers | None = None
@@ -94,7 +128,7 @@ class FitPool:
         state = "closed" if self._closed else "running" if self._open else "idle"
         return f"<FitPool processes={self.processes} {state}>"
 
-    async def fit(self, request: FitRequest) -> Fitted:
+    async def fit(self, request: Job) -> Fitted:
         """Run one fit; call it for many requests at once.
 
         Raises:
@@ -116,13 +150,13 @@ class FitPool:
                 if self._closed:
                     raise Stopped from None
                 return FitFailure(
-                    f"the process that fitted {request.series} died twice: it was killed, ran out of memory, or native "
-                    "code crashed; look at the system's log, and train on fewer bars (max_bars)"
+                    f"the process that worked on {request.what} died twice: it was killed, ran out of memory, or "
+                    "native code crashed; look at the system's log, and train on fewer bars (max_bars) or rows"
                 )
             finally:
                 self._end(workers)
 
-    async def _run(self, workers: _Workers, request: FitRequest) -> Fitted:
+    async def _run(self, workers: _Workers, request: Job) -> Fitted:
         return await asyncio.get_running_loop().run_in_executor(workers.executor, self._work, request)
 
     def _start(self, processes: int) -> _Workers:

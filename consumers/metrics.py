@@ -114,6 +114,9 @@ class Metrics:
             "group",
         )
         self._requests = counter("red10_training_requests_total", "Training requests by what became of them.", "status")
+        self._questions = counter(
+            "red10_prediction_requests_total", "Prediction requests by what became of them.", "status"
+        )
         self._deliveries = counter(
             "red10_request_deliveries_total", "Requests taken by a trainer, by how they came to it.", "how"
         )
@@ -173,6 +176,7 @@ class Metrics:
         )
         for status in STATUSES:
             self._requests.labels(status)
+            self._questions.labels(status)
         for how in How:
             self._deliveries.labels(how)
 
@@ -284,6 +288,11 @@ class Metrics:
             self._requests.labels(status).inc()
         self._models_trained.inc(models)
         self._training_seconds.observe(seconds)
+
+    def predicted(self, statuses: Iterable[str]) -> None:
+        """Count prediction requests that were answered, by `done`, `refused` or `failed`."""
+        for status in statuses:
+            self._questions.labels(status).inc()
 
     def delivered(self, how: How) -> None:
         """Count a request that a trainer took."""

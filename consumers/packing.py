@@ -55,7 +55,7 @@ def versions(request: FitRequest, features: FeatureSet, rows: Rows, fits: Sequen
         BadModel: a version failed its check.
     """
     parameters = request.parameters
-    golden = _golden_rows(rows.features)
+    golden = golden_rows(rows.features)
     golden_matrix = xgboost.DMatrix(golden, feature_names=list(features.columns), nthread=1)
     low, high = np.fmin.reduce(rows.features), np.fmax.reduce(rows.features)
     made: dict[str, NewVersion] = {}
@@ -65,7 +65,7 @@ def versions(request: FitRequest, features: FeatureSet, rows: Rows, fits: Sequen
         ubj = bytes(fit.booster.save_raw("ubj"))
         again = xgboost.Booster({"nthread": 1}, model_file=bytearray(ubj)).predict(golden_matrix, output_margin=True)
         name = f"{request.series}/{fit.target}"
-        _compare(name, "XGBoost model read back", again, expected)
+        compare(name, "XGBoost model read back", again, expected)
         through = int(request.ends[rows.bars[-1] + fit.target.horizon])
         made[str(fit.target)] = NewVersion(
             manifest=Manifest(
@@ -81,7 +81,7 @@ def versions(request: FitRequest, features: FeatureSet, rows: Rows, fits: Sequen
                 metrics=fit.metrics,
                 folds=fit.folds,
                 libraries={"xgboost": xgboost.__version__, "numpy": np.__version__},
-                golden={"rows": _numbers(golden), "margins": _numbers(expected)},
+                golden={"rows": as_json(golden), "margins": as_json(expected)},
             ),
             serving=Serving(through, feature_set_id(fingerprint(features)), low, high, fit.naive.kind, fit.naive.table),
             forest=compiler.compile_booster(fit.booster),
@@ -92,7 +92,7 @@ def versions(request: FitRequest, features: FeatureSet, rows: Rows, fits: Sequen
     return made
 
 
-def _golden_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def golden_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """First, middle and last training row, and one in which everything is missing."""
     missing = np.full((1, features.shape[1]), np.nan, np.float32)
     return np.concatenate((features[[0, len(features) // 2, -1]], missing))
@@ -119,8 +119,8 @@ def _dataset(
     }
 
 
-def _numbers(values: NDArray[np.float32]) -> list[Any]:
-    """As JSON has them: a float32 is exact as a double; NaN is null."""
+def as_json(values: NDArray[np.float32]) -> list[Any]:
+    """Numbers as JSON has them: a float32 is exact as a double; NaN is null."""
     found = values.astype(object)
     found[np.isnan(values)] = None
     return list(found.tolist())
@@ -134,10 +134,15 @@ def _check_forests(
     forest_index = np.repeat(np.arange(len(made), dtype=np.int32), len(golden))
     scores = pack.score_pairs(golden, row_index, forest_index).reshape(len(made), len(golden))
     for version, score, expected in zip(made.values(), scores, margins, strict=True):
-        _compare(version.manifest.name, "packed forest", score, expected)
+        compare(version.manifest.name, "packed forest", score, expected)
 
 
-def _compare(name: str, what: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+def compare(name: str, what: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """Hold the margins of a copy against the booster's, bit for bit.
+
+    Raises:
+        BadModel: they differ.
+    """
     if found.tobytes() != expected.tobytes():
         raise BadModel(
             f"{name}: the {what} scores the golden rows {found.tolist()}, the booster {expected.tolist()}; the version "

@@ -20,17 +20,16 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from consumers.memo import Memo
 from consumers.metrics import Metrics
-from consumers.poison import Suspicion
 from consumers.recovery import BrokenKey, Fenced, FindRelease, naming, recover
-from consumers.scorer import Computed, Scorer, releases_in, set_aside
+from consumers.scorer import Computed, Scorer, releases_in
 from consumers.spec import Spec
 from consumers.state import PartitionState
 from modelstore.loaded import LoadedRelease
@@ -51,11 +50,6 @@ T = TypeVar("T")
 
 #: Tries in which a lost connection is no news: by then it is known whether all partitions have lost theirs.
 LOST_TRIES = 6
-#: Ticks in the first batch of a partition.
-FIRST_BATCH = 200
-#: Most entries that are read at once, and in the first read: an entry may be a block, and Redis holds the whole reply
-#: in its memory.
-MOST_ENTRIES, FIRST_ENTRIES = 1000, 16
 #: Seconds between two looks at what is stored while there is nothing to read.
 LOOK_EVERY_S = 1.0
 #: Seconds between two signs of life while waiting.
@@ -84,34 +78,6 @@ class ComputeFailed(Red10Error):
 
 class _Stopped(Exception):
     """The loop was told to stop while it waited."""
-
-
-@dataclass(slots=True)
-class Memo:
-    """What is remembered of a partition from one lease to the next.
-
-    Were it forgotten when a batch took longer than the lease, the next owner, often the same worker, would run into the
-    same batch again.
-
-    Attributes:
-        ticks: most ticks and control entries in the next batch.
-        entries: how many entries to read at once.
-        suspicion: what is known of a batch that cannot be computed.
-    """
-
-    ticks: int = FIRST_BATCH
-    entries: int = FIRST_ENTRIES
-    suspicion: Suspicion = field(default_factory=Suspicion)
-
-    def read(self, entries: int, units: int) -> None:
-        """Note how many ticks and control entries were in what was read: about one batch is to be read at once."""
-        wanted = max(1, self.ticks * entries // units)
-        self.entries = min(MOST_ENTRIES, wanted, max(FIRST_ENTRIES, 2 * entries))
-
-    @property
-    def units(self) -> int:
-        """Most ticks and control entries in the next batch."""
-        return self.ticks if self.suspicion.most is None else min(self.ticks, self.suspicion.most)
 
 
 class PartitionTask:
@@ -163,6 +129,7 @@ class PartitionTask:
         self._stopping = asyncio.Event()
         self._announced = ""
         self._said = ""
+        self._missing = ""
         self._lost = 0
 
     def stop(self) -> None:
@@ -263,7 +230,40 @@ class PartitionTask:
         # A gap is no news while the anchor is known to be gone.
         if found is Resume.ANEW or (found is Resume.GAP and state.anchor == state.checkpoint):
             return Answer.GAP
+        consumed = seen.first is not None and seen.first < state.checkpoint == state.anchor
+        return await self._make_room(state) if consumed and self._committer.short else None
+
+    async def _make_room(self, state: PartitionState) -> Answer | None:
+        """Drop consumed input while Redis is short of memory; what the commit found, unless that is not to go on.
+
+        Batches do so in passing. But publishers hold back now, so that there may never be another batch here.
+        """
+        commit = Commit(
+            state.counter, state.anchor, state.tip, state.checkpoint, state.entries, state.checkpoint, {}, []
+        )  # fmt: skip
+        answer = await self._send(commit)
+        if answer not in (Answer.OK, Answer.DUP):
+            return answer
+        state.counter += 1
         return None
+
+    async def _send(self, commit: Commit) -> Answer:
+        """What the commit found.
+
+        Raises:
+            BrokenKey: a key can take nothing.
+            RedisError: as the commit raises it.
+        """
+        answer, detail = await self._committer.commit(
+            self.token, commit, on_wait=self._waiting, sleep=self._pause, give_up=self._stopping.is_set
+        )
+        if answer is Answer.BROKEN:
+            raise BrokenKey(detail)
+        if answer is Answer.OK and detail != self._missing:
+            self._missing = detail
+            if detail:
+                log.warning("%s: nothing is dropped before the required group %s is made", self.keys.ticks, detail)
+        return answer
 
     async def _read(self, after: StreamID) -> list[RawEntry]:
         """The next entries, or none if there were none for `block_ms`."""
@@ -309,20 +309,24 @@ class PartitionTask:
         began = time.perf_counter()
         state, suspicion = scorer.state, self._memo.suspicion
         after, counter, units = state.anchor, state.counter, decoded.units
-        if suspicion.found:
-            decoded = set_aside(decoded, "poison", f"nothing can be computed with it: {suspicion.why}")
+        first = (decoded.id(decoded.first.position), decoded.first.tick)
+        if suspicion.blames(first):
+            decoded = decoded.set_aside("poison", f"nothing can be computed with it: {suspicion.why}")
         try:
             computed = scorer.compute(decoded, releases, careful=suspicion.careful > 0)
         # A user's feature set or policy may raise anything.
         except Exception as error:
-            another = not isinstance(error, MemoryError) and suspicion.failed(units, f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            another = suspicion.failed(units, first, why, passing=isinstance(error, MemoryError))
             raise ComputeFailed(
-                f"computing the batch from {decoded.id(decoded.begin.position)} on raised {type(error).__name__}: "
-                f"{error} ({_where(error)}); nothing of it was written, it is tried again",
+                f"computing the batch from {decoded.id(decoded.begin.position)} on raised {why} ({_where(error)}); "
+                "nothing of it was written, it is tried again",
                 wait=not another,
             ) from error
         taken = time.perf_counter() - began
-        self._adapt(taken, units, len(computed.outputs))
+        self._memo.took(
+            units, too_much=taken > self._batch_s or len(computed.outputs) > self._batch_outputs, most=self._most
+        )
         if units > 1 and _arguments(computed) > MOST_ARGUMENTS:
             self._memo.ticks = max(1, units // 4)
             raise TooLarge(
@@ -333,24 +337,13 @@ class PartitionTask:
             computed.outputs, computed.passed,
         )  # fmt: skip
         began = time.perf_counter()
-        answer, detail = await self._committer.commit(
-            self.token, commit, on_wait=self._waiting, sleep=self._pause, give_up=self._stopping.is_set
-        )
-        if answer is Answer.BROKEN:
-            raise BrokenKey(detail)
+        answer = await self._send(commit)
         self._metrics.committed(self.keys.ticks, answer.value, time.perf_counter() - began)
         if answer in (Answer.OK, Answer.DUP):
             state.counter += 1
             self._metrics.batch(self.keys.ticks, computed.counts, taken)
             suspicion.passed(units, trouble=computed.counts["dead:poison"] > 0)
         return answer
-
-    def _adapt(self, taken: float, units: int, outputs: int) -> None:
-        """Halve the next batch when this one was too long or too full, else let it grow."""
-        if taken > self._batch_s or outputs > self._batch_outputs:
-            self._memo.ticks = max(1, units // 2)
-        elif units >= self._memo.ticks:
-            self._memo.ticks = min(self._most, self._memo.ticks * 2)
 
     def _waiting(self, code: str, detail: str) -> None:
         self._metrics.committed(self.keys.ticks, "WAIT", None)

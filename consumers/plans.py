@@ -1,6 +1,7 @@
 """Judging training requests before anything is fitted: what is asked for, whether it can be done, how to share it out.
 
-Pure: what comes out depends on the request, the tenant's pipeline and the number of bars found, on nothing else.
+Pure: what comes out depends on the request, the tenant's pipeline and the number of bars found, on nothing else. What a
+table holds is known only to the process that reads it.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from consumers.datasets import table_name
 from consumers.fit import FitRequest
-from streams.records import TrainingRequest
+from modelstore.names import ModelName
+from streams.errors import BadName
+from streams.records import TableRequest, TrainingRequest
 from streams.series import Series
 from streams.settings import Pipeline
 
@@ -22,6 +26,29 @@ class Plan:
     targets: tuple[str, ...]
     as_of: int | None
     since: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """What models are made of, for names and messages."""
+        return str(self.series)
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """A request for models of a table that can be carried out as far as its text tells.
+
+    Attributes:
+        targets: columns; `None` for each.
+    """
+
+    table: str
+    dataset: str
+    targets: tuple[str, ...] | None
+
+    @property
+    def subject(self) -> str:
+        """What models are made of, for names and messages."""
+        return self.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +78,24 @@ def decide(request: TrainingRequest, pipeline: Pipeline) -> Plan | Refusal:
             f"{pipeline.targets[0]}"
         )
     return Plan(series, tuple(dict.fromkeys(request.targets)), request.as_of, request.since)
+
+
+def decide_table(request: TableRequest) -> TablePlan | Refusal:
+    """Judge a request by its text alone."""
+    table = table_name(request.dataset) if request.table is None else request.table
+    try:
+        if ":" in table:
+            raise BadName("a series is no table")
+        ModelName.parse(f"{table}/x")
+    except BadName:
+        return Refusal(
+            f"{table[:80]!r} cannot be the name of a table: use up to 64 of the letters A-Z a-z, digits and . _ -; "
+            "give another one as `table`"
+        )
+    if request.targets is not None and not request.targets:
+        return Refusal(f"{table}: no target is named; leave `targets` out to train one model per column")
+    targets = None if request.targets is None else tuple(dict.fromkeys(request.targets))
+    return TablePlan(table, request.dataset, targets)
 
 
 def check_bars(plan: Plan, found: int, needed: int) -> Refusal | None:

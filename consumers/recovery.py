@@ -6,13 +6,14 @@ any point leaves what was there, or a new incarnation that the next owner finds 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import cast
+from typing import Any, cast
 
 import redis.asyncio
 from redis.exceptions import ResponseError
@@ -20,13 +21,14 @@ from redis.exceptions import ResponseError
 from consumers.bars import BarBuilder
 from consumers.history import parse_bar
 from consumers.judge import read_forecasts
+from consumers.outputs import dead_fields
 from consumers.scorer import Scorer
 from consumers.spec import Spec
 from consumers.state import SCHEMA, PartitionState, SeriesState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
 from streams.clients import error_code
 from streams.errors import BadRecord, ConfigurationError, Red10Error
-from streams.ids import ZERO
+from streams.ids import ZERO, Source
 from streams.keys import SCORERS, PartitionKeys
 from streams.resume import Resume, look, resume
 
@@ -83,17 +85,19 @@ async def recover(
     """
     with naming(keys.state):
         fields = await cast(Awaitable[dict[bytes, bytes]], client.hgetall(keys.state))
-    with naming(keys.ticks):
-        was_read = bool(fields) or await _was_read(client, keys)
-    if was_read and not fields:
-        log.error("%s is gone: %s is read from its beginning, in a new incarnation", keys.state, keys.ticks)
-        return await _wiped(client, keys, token, spec, fields)
+    if not fields:
+        last = await _last_incarnation(client, keys)
+        with naming(keys.ticks):
+            was_read = last is not None or await _was_read(client, keys)
+        if was_read:
+            log.error("%s is gone: %s is read from its beginning, in a new incarnation", keys.state, keys.ticks)
+            return await _wiped(client, keys, token, spec, fields, last)
     try:
         state = read_state(fields, _empty(spec), spec=spec, where=keys.state)
     except ConfigurationError:
         if not start_anew:
             raise
-        return await _wiped(client, keys, token, spec, fields)
+        return await _wiped(client, keys, token, spec, fields, await _last_incarnation(client, keys))
 
     with naming(keys.ticks):
         seen = await look(client, keys, state.checkpoint, None if state.within is None else state.within[0])
@@ -101,7 +105,7 @@ async def recover(
     if found is Resume.ANEW:
         loss = f"the stream ended before {state.tip}, up to which it was consumed: it was deleted, or fell back"
         log.warning("%s ends before the checkpoint %s: a new incarnation begins", keys.ticks, state.tip)
-        await _begin_anew(client, keys, token, spec, state, stored=fields[b"counter"], wipe=False)
+        await _begin_anew(client, keys, token, spec, state, stored=fields[b"counter"], wipe=False, loss=loss)
     elif found is Resume.GAP:
         loss = f"entries around {state.tip}, up to which it was consumed, are gone: what came between is not known"
         log.error("%s lost entries around the checkpoint %s: going on after it", keys.ticks, state.tip)
@@ -115,7 +119,7 @@ async def recover(
             log.error("%s: no model store knows the release %s in force: no forecasts", keys.state, state.release)
         release = known or EMPTY
     scorer = Scorer(spec, keys, state, release)
-    if loss:
+    if found is Resume.GAP:  # it is found again until a batch that notes it is committed
         scorer.note_loss(loss)
     return Recovered(scorer, found)
 
@@ -143,14 +147,33 @@ async def _was_read(client: redis.asyncio.Redis, keys: PartitionKeys) -> bool:
 
 
 async def _wiped(
-    client: redis.asyncio.Redis, keys: PartitionKeys, token: str, spec: Spec, fields: dict[bytes, bytes]
+    client: redis.asyncio.Redis,
+    keys: PartitionKeys,
+    token: str,
+    spec: Spec,
+    fields: dict[bytes, bytes],
+    last: int | None,
 ) -> Recovered:
     """Begin with nothing but the numbers that must not be given twice."""
     state = _empty(spec)
     state.counter = _number(fields.get(b"counter"))
-    state.incarnation = _number(fields.get(b"incarnation"))
+    state.incarnation = max(_number(fields.get(b"incarnation")), last or 0)
     await _begin_anew(client, keys, token, spec, state, stored=fields.get(b"counter", b"0"), wipe=True)
     return Recovered(Scorer(spec, keys, state, EMPTY), Resume.ANEW)
+
+
+async def _last_incarnation(client: redis.asyncio.Redis, keys: PartitionKeys) -> int | None:
+    """The last incarnation that outputs speak of, `None` without outputs: a state that is lost does not tell it."""
+    outputs = [keys.predictions, keys.signals, keys.outcomes, keys.dead]
+    outputs += [key.decode() async for key in client.scan_iter(keys.bars("*"), 1000)]
+    found: list[int] = []
+    for key in outputs:
+        with naming(key):
+            newest: Any = await client.xrevrange(key, count=1)
+        for _, fields in newest:
+            with contextlib.suppress(KeyError, ValueError):  # not an entry of Red10's
+                found.append(Source.parse(fields[b"src"]).incarnation)
+    return max(found, default=None)
 
 
 def _number(raw: bytes | None) -> int:
@@ -171,8 +194,12 @@ async def _begin_anew(
     *,
     stored: bytes,
     wipe: bool,
+    loss: str = "",
 ) -> None:
-    """Begin a new incarnation, in Redis and in `state`; `stored` is the counter as it stands there."""
+    """Begin a new incarnation, in Redis and in `state`; `stored` is the counter as it stands there.
+
+    What was lost is put on record in the same step, since whoever takes over finds nothing lost any more.
+    """
     state.incarnation += 1
     argv: list[str | bytes] = [
         token,
@@ -186,13 +213,16 @@ async def _begin_anew(
         spec.fingerprint,
         SCHEMA,
     ]
-    answer = await client.eval(_ANEW, 3, keys.state, keys.lease, keys.ticks, *cast(list[str], argv))
+    if loss:
+        argv += dead_fields("gap", loss, Source(state.incarnation, ZERO, 0, 0), [])
+    reply = client.eval(_ANEW, 4, keys.state, keys.lease, keys.ticks, keys.dead, *cast(list[str], argv))
+    answer, entries = await cast(Awaitable[list[bytes]], reply)
     if answer not in (b"OK", b"DUP"):
         raise Fenced(keys.lease)
     state.counter += 1
     state.checkpoint = state.anchor = ZERO
     state.within = None
-    state.entries = 0
+    state.entries = int(entries)
 
 
 async def _fill_tails(client: redis.asyncio.Redis, keys: PartitionKeys, spec: Spec, state: PartitionState) -> None:

@@ -38,7 +38,7 @@ from consumers.deliveries import Fields, How, Taken, give_up
 from streams.errors import BrokenKey
 from streams.ids import StreamID
 from streams.keys import TRAINERS, Keys
-from streams.records import DeadRequest, Record, TrainingResult
+from streams.records import DeadRequest, PredictionResult, Record, TrainingResult
 
 #: Most requests in one batch: they share a release and a save.
 BATCH = 64
@@ -46,6 +46,8 @@ BATCH = 64
 KEEP_REQUESTS = 10_000
 KEEP_RESULTS = 100_000
 KEEP_DEAD = 10_000
+#: Answers to prediction requests that are kept, about: they may be large.
+KEEP_PREDICTIONS = 1_000
 #: How often consumers that are gone are looked for, s, and how long one is silent before it counts as gone, ms.
 TIDY_EVERY_S = 60.0
 TIDY_IDLE_MS = 3_600_000
@@ -100,6 +102,7 @@ class RequestQueue:
         self._tidy_at = clock()
         self._outputs: Mapping[type[Record], tuple[str, int]] = {
             TrainingResult: (keys.results, KEEP_RESULTS),
+            PredictionResult: (keys.predictions, KEEP_PREDICTIONS),
             DeadRequest: (keys.dead, KEEP_DEAD),
         }
 

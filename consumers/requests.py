@@ -1,4 +1,4 @@
-"""The requesters' side: post training requests, and wait for what became of them.
+"""The requesters' side: post requests, and wait for what became of those to train.
 
 Writes `red10:{T}:requests`, reads `red10:{T}:results`; owns neither. Owns
 
@@ -22,7 +22,9 @@ from streams.clients import Backoff, Verdict, classify
 from streams.errors import Red10Error
 from streams.ids import StreamID
 from streams.keys import Keys
-from streams.records import TrainingRequest, TrainingResult
+from streams.records import PredictionRequest, TableRequest, TrainingRequest, TrainingResult
+
+Request = TrainingRequest | TableRequest | PredictionRequest
 
 #: How far before the first request's id results are looked for, ms: Redis's clock may have been set back in between.
 SLACK_MS = 60_000
@@ -47,8 +49,8 @@ class ResultsLate(Red10Error):
         )
 
 
-def post_request(client: redis.Redis, keys: Keys, request: TrainingRequest) -> StreamID:
-    """Append a training request.
+def post_request(client: redis.Redis, keys: Keys, request: Request) -> StreamID:
+    """Append a request.
 
     Returns:
         The request's entry id, by which its result is found.
@@ -60,7 +62,7 @@ def post_request(client: redis.Redis, keys: Keys, request: TrainingRequest) -> S
     return StreamID.parse(cast(bytes, client.xadd(keys.requests, fields)))
 
 
-def post_requests(client: redis.Redis, keys: Keys, requests: Iterable[TrainingRequest]) -> list[StreamID]:
+def post_requests(client: redis.Redis, keys: Keys, requests: Iterable[Request]) -> list[StreamID]:
     """Append several in one transaction, so that an idle trainer takes them as one batch: one release, one save.
 
     Returns:

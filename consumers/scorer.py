@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +32,7 @@ from consumers.state import SCHEMA, PartitionState, SeriesState, add_symbol, sym
 from consumers.targets import VOLUME_BARS
 from modelstore.loaded import LoadedRelease, SeriesModels
 from streams.codec import raw_fields
-from streams.decoded import Clock, Decoded, ReleaseSwitch, TickRun, Unusable
+from streams.decoded import Clock, Decoded, ReleaseSwitch, TickRun
 from streams.errors import BadName
 from streams.ids import Source, StreamID
 from streams.keys import PartitionKeys
@@ -79,16 +79,6 @@ class _Batch:
     counts: Counter[str] = field(default_factory=Counter)
     cause: tuple[int, int] = (-1, -1)
     ordinal: int = 0
-
-
-def set_aside(decoded: Decoded, reason: str, detail: str) -> Decoded:
-    """A batch with none of its ticks and control entries used."""
-    cut = decoded.begin
-    for part in decoded.parts:
-        cut = part.cut(0) if isinstance(part, TickRun) else type(cut)(part.position, 0)
-        break
-    aside = Unusable(reason, detail, cut.position, cut.tick)
-    return replace(decoded, parts=[], unusable=[*decoded.unusable, aside])
 
 
 def releases_in(decoded: Decoded) -> list[str]:

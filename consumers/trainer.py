@@ -1,6 +1,6 @@
-"""The trainer: takes training requests, fits models, releases them, answers.
+"""The trainer: takes requests, fits models, releases them, answers; and answers what is to be predicted.
 
-For each batch of requests, in this order:
+For each batch of requests, predictions first, then, in this order:
 
 1. read the bars and fit, in training processes; check the versions, in another (`consumers.checker`);
 2. store the versions, series by series, as they are done (identity is content, so that storing again changes nothing);
@@ -23,34 +23,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-import numpy as np
 import redis
 import redis.asyncio
-from numpy.typing import NDArray
-from redis.exceptions import ResponseError
 
+from consumers.answers import Answer
 from consumers.checker import Checker
+from consumers.datasets import MIB, Roots
 from consumers.deliveries import How
-from consumers.features import FeatureSet, load_feature_set
-from consumers.fit import FitOutcome, FitParameters, FitRequest, bars_needed
-from consumers.fitpool import FitFailure, FitPool, processes_wanted
-from consumers.history import read_bars
+from consumers.fit import FitParameters
+from consumers.fitpool import FitPool, processes_wanted
+from consumers.fitting import FitOptions, Fitting, Makers
 from consumers.patience import Patience, Stopped
-from consumers.plans import Plan, Refusal, check_bars, split
+from consumers.placing import Again, Placing
+from consumers.predicting import Predicting
 from consumers.request_queue import Entry, Limits, RequestQueue
-from consumers.training import Answer, Work, alias_changes, join, results_of, sort_out
-from modelstore.errors import NotFound, ReleaseConflict
-from modelstore.releases import Releases
-from modelstore.saves import SaveBarrier, SaveFailed
-from modelstore.store import ModelStore
-from streams.errors import BrokenKey, Red10Error
+from consumers.sorting import sort_out
+from consumers.training import Work, results_of
+from streams.errors import BrokenKey
 from streams.ids import StreamID
-from streams.records import TrainingResult
+from streams.records import PredictionResult, TrainingResult
+from streams.settings import Settings
 from streams.tenant import Tenant
 
 log = logging.getLogger(__name__)
@@ -59,8 +56,6 @@ log = logging.getLogger(__name__)
 GRACE_S = 2.0
 #: How long it then tries to give the batch's requests back, s.
 LEAVE_S = 1.0
-#: How long one save may take before it is said and waited for again, s: a store of 100 GB takes some minutes.
-SAVE_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +68,20 @@ class TrainerOptions:
     limits: Limits = field(default_factory=Limits)
     check_memory_mb: int = 2048
     check_timeout_s: float = 60.0
+    roots: Roots = field(default_factory=lambda: Roots((), 0))
+
+    @classmethod
+    def of(cls, settings: Settings) -> TrainerOptions:
+        """Take them from the settings."""
+        return cls(
+            FitParameters.of(settings),
+            settings.max_bars,
+            settings.processes,
+            Limits(settings.claim_idle_ms, settings.max_deliveries),
+            settings.check_memory_mb,
+            settings.check_timeout_s,
+            Roots(settings.dataset_roots, settings.dataset_max_mib * MIB),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +89,16 @@ class BatchReport:
     """What became of a batch: for metrics.
 
     Attributes:
-        results: one per request; empty if the batch was abandoned and stays pending.
+        results: one per training request; empty if the batch was abandoned and stays pending.
+        predictions: one per prediction request.
         models: versions that were fitted.
         seconds: how long it took.
     """
 
     results: tuple[TrainingResult, ...] = ()
+    predictions: tuple[PredictionResult, ...] = ()
     models: int = 0
     seconds: float = 0.0
-
-
-class _Again(Exception):
-    """The models Redis lost what this batch wrote: leave it pending, do it again."""
 
 
 class Trainer:
@@ -128,28 +135,25 @@ class Trainer:
             ConfigurationError: the pipeline's feature set cannot be loaded.
         """
         self._tenant = tenant
-        self._bars = bars
         self._options = options
-        self._consumer = consumer
         self._clock = clock
-        self._features: FeatureSet = load_feature_set(tenant.pipeline.feature_set)
-        self._queue = RequestQueue(streams, tenant.keys, consumer, options.limits, on_delivery=on_delivery)
-        self._models = models
-        self._store = ModelStore(models, tenant.keys)
-        self._releases = Releases(models, tenant.keys)
-        self._abandoned = threading.Event()
-        self._saves = SaveBarrier(models, sleep=self._sleep)
-        self._pool = pool or FitPool(processes_wanted(options.processes))
-        self._checker = Checker(options.check_memory_mb, options.check_timeout_s)
         self._stop = asyncio.Event()
         self._streams_patience = Patience("streams", self._stop)
         self._models_patience = Patience("models", self._stop)
+        self._queue = RequestQueue(streams, tenant.keys, consumer, options.limits, on_delivery=on_delivery)
+        self._pool = pool or FitPool(processes_wanted(options.processes))
+        self._placing = Placing(models, tenant, consumer, self._models_patience)
+        self._checker = Checker(options.check_memory_mb, options.check_timeout_s)
+        fit = FitOptions(options.parameters, options.max_bars, options.roots)
+        makers = Makers(self._pool, self._checker, self._placing)
+        self._fitting = Fitting(bars, tenant, fit, makers, self._streams_patience, clock)
+        self._predicting = Predicting(self._placing.store, self._pool, options.roots, self._models_patience, clock)
+        self._under_way: set[StreamID] = set()
 
     @property
     def needed(self) -> int:
         """Fewest bars that a series is trained on."""
-        longest = max(self._tenant.pipeline.horizons)
-        return bars_needed(self._features.window, longest, self._options.parameters.min_rows)
+        return self._fitting.needed
 
     @property
     def away(self) -> dict[str, bool]:
@@ -161,7 +165,7 @@ class Trainer:
         self._stop.set()
 
     def close(self) -> None:
-        """End the training processes. The clients stay open: they were passed in."""
+        """End the training processes and checks. The clients stay open: they were passed in."""
         self._stop.set()
         self._pool.close()
         self._checker.close()
@@ -187,25 +191,25 @@ class Trainer:
         """
         if not batch or self._stop.is_set():
             return BatchReport()
-        entries = [entry for entry, _ in batch]
+        self._under_way = {entry for entry, _ in batch}
         work = asyncio.create_task(self._handle(batch))
         stop = asyncio.create_task(self._stop.wait())
-        tasks = (work, stop, asyncio.create_task(self._keep(entries)))
+        tasks = (work, stop, asyncio.create_task(self._keep()))
         try:
             await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 await asyncio.wait((work,), timeout=GRACE_S)
             if work.done():
                 return work.result()
-            self._abandoned.set()
-            await self._leave(entries, "its trainer was stopped", give_back=True)
+            self._placing.abandon()
+            await self._leave("its trainer was stopped", give_back=True)
         except Stopped:
-            await self._leave(entries, "its trainer was stopped", give_back=True)
-        except _Again as again:
+            await self._leave("its trainer was stopped", give_back=True)
+        except Again as again:
             log.warning("training is done again: %s", again)
-            await self._leave(entries, str(again), give_back=False)
+            await self._leave(str(again), give_back=False)
         except Exception as error:
-            await self._leave(entries, f"its trainer failed: {error}", give_back=False)
+            await self._leave(f"its trainer failed: {error}", give_back=False)
             raise
         finally:
             for task in tasks:
@@ -213,18 +217,20 @@ class Trainer:
             await asyncio.gather(*tasks, return_exceptions=True)
         return BatchReport()
 
-    async def _leave(self, entries: Sequence[StreamID], reason: str, *, give_back: bool) -> None:
+    async def _leave(self, reason: str, *, give_back: bool) -> None:
         """Say why requests were left undone; if that cannot be said now, they stay pending without it."""
         with contextlib.suppress(redis.RedisError, OSError, TimeoutError):
-            await asyncio.wait_for(self._queue.leave(entries, reason, give_back=give_back), LEAVE_S)
+            await asyncio.wait_for(self._queue.leave(sorted(self._under_way), reason, give_back=give_back), LEAVE_S)
 
-    async def _keep(self, entries: Sequence[StreamID]) -> None:
+    async def _keep(self) -> None:
         """Keep requests from being taken over while they are worked on."""
-        kept, said = set(entries), False
+        lost: set[StreamID] = set()
+        said = False
         while True:
             await asyncio.sleep(self._options.limits.keep_every_s)
             try:
-                mine = set(await self._streams_patience(lambda: self._queue.keep(entries)))
+                wanted = sorted(self._under_way)
+                mine = set(await self._streams_patience(partial(self._queue.keep, wanted)))
             except Stopped:
                 return
             except redis.RedisError as error:
@@ -233,137 +239,43 @@ class Trainer:
                     log.error("requests cannot be kept from other trainers: %s", error)
                 said = True
                 continue
-            if kept - mine:
-                lost = ", ".join(map(str, sorted(kept - mine)))
-                log.warning("another trainer took over %s while this one did not answer", lost)
-            kept &= mine
+            gone = (self._under_way & set(wanted)) - mine - lost
+            if gone:
+                lost |= gone
+                names = ", ".join(map(str, sorted(gone)))
+                log.warning("another trainer took over %s while this one did not answer", names)
 
     async def _handle(self, batch: Sequence[Entry]) -> BatchReport:
         began = self._clock()
-        refused, works = sort_out(batch, self._tenant.pipeline)
-        run_id = await self._run_id()
-        parts = -(-self._pool.processes // max(1, len(works)))
+        asked = sort_out(batch, self._tenant.pipeline)
+        predicted = [await self._predicting.answer(question) for question in asked.questions]
+        # At once: fits may take long, and a prediction waits for none of them.
+        await self._answer([*asked.refused, *predicted])
+        trained = await self._train(asked.works) if asked.works else []
+        answers = sorted([*asked.refused, *predicted, *trained], key=lambda answer: answer[0])
+        records = [record for _, record in answers]
+        return BatchReport(
+            results=tuple(record for record in records if isinstance(record, TrainingResult)),
+            predictions=tuple(record for record in records if isinstance(record, PredictionResult)),
+            models=sum(len(work.digests) for work in asked.works),
+            seconds=self._clock() - began,
+        )
+
+    async def _train(self, works: Sequence[Work]) -> list[Answer]:
+        run_id = await self._placing.run_id()
+        parts = -(-self._pool.processes // len(works))
         # Not the first error at once: the other fits would run on unattended.
-        for error in await asyncio.gather(*(self._make(work, parts) for work in works), return_exceptions=True):
+        made = await asyncio.gather(*(self._fitting.make(work, parts) for work in works), return_exceptions=True)
+        for error in made:
             if error is not None:
                 raise error
-        release = await self._release(works)
+        release = await self._placing.release(works)
         if release is not None:
-            await self._saved(run_id)
-        results = results_of(refused, works, release)
-        await self._answer(results)
-        return BatchReport(
-            tuple(result for _, result in results),
-            sum(len(work.digests) for work in works),
-            self._clock() - began,
-        )
+            await self._placing.saved(run_id)
+        answers = results_of(works, release)
+        await self._answer(answers)
+        return answers
 
-    async def _make(self, work: Work, parts: int) -> None:
-        """Carry out one plan up to its versions in the store; what goes wrong with this plan alone is noted in it."""
-        began = self._clock()
-        try:
-            await self._fit_and_store(work, parts)
-        except (Red10Error, ResponseError) as error:
-            work.fail(str(error))
-            log.error("training %s failed: %s", work.plan.series, error)
-        work.seconds = self._clock() - began
-
-    async def _fit_and_store(self, work: Work, parts: int) -> None:
-        request = await self._streams_patience(lambda: asyncio.to_thread(self._prepare, work))
-        if request is None:
-            return
-        fitted = await asyncio.gather(*(self._pool.fit(part) for part in split(request, parts)))
-        # A part that failed fails the whole, so that a series is never half new.
-        for part in fitted:
-            if isinstance(part, FitFailure):
-                work.fail(part.reason)
-                log.error("fitting %s failed: %s", work.plan.series, part.trace or part.reason)
-                return
-        versions = join(work, [part for part in fitted if isinstance(part, FitOutcome)])
-        reason = await self._checker.check(versions) if versions else None
-        if reason is not None:
-            work.fail(reason)
-            log.error("new versions of %s are not stored: %s", work.plan.series, reason)
-            return
-        if versions:
-            await self._models_patience(lambda: asyncio.to_thread(self._store.put_many, versions))
-            work.stored(versions)
-
-    def _prepare(self, work: Work) -> FitRequest | None:
-        """Read the bars of a plan, in a thread; `None`, with the refusal noted, if there are too few."""
-        series, pipeline = work.plan.series, self._tenant.pipeline
-        keys = self._tenant.keys.partition(self._tenant.partition_of(series.symbol))
-        bars, ends = read_bars(
-            self._bars,
-            keys,
-            series,
-            as_of=work.plan.as_of,
-            limit=self._options.max_bars,
-            interval_ns=series.interval.ns,
-        )
-        work.bars = len(bars)
-        refusal = self._too_few(work.plan, ends)
-        if refusal is not None:
-            work.refuse(refusal.reason)
-            return None
-        return FitRequest(
-            series=str(series),
-            targets=work.plan.targets,
-            longest=max(pipeline.horizons),
-            feature_set=pipeline.feature_set,
-            bars=bars,
-            ends=ends,
-            parameters=self._options.parameters,
-            since=work.plan.since,
-        )
-
-    def _too_few(self, plan: Plan, ends: NDArray[np.int64]) -> Refusal | None:
-        """Judge the history; of bars before `since` features may be made, so that they only must not be missing."""
-        if plan.since is None:
-            return check_bars(plan, len(ends), self.needed)
-        fresh = int(np.count_nonzero(ends > plan.since))
-        longest = max(self._tenant.pipeline.horizons)
-        return check_bars(plan, fresh, bars_needed(1, longest, self._options.parameters.min_rows))
-
-    async def _release(self, works: Sequence[Work]) -> str | None:
-        """Give all new versions their aliases in one release; `None` if there are no versions."""
-        names = {name for work in works for name in work.models}
-        if not names:
-            return None
-        what = ", ".join(str(work.plan.series) for work in works if work.models)
-        why = f"trained {len(names)} models: {what[:200]}"
-
-        def promote() -> str:
-            return self._releases.promote(
-                lambda aliases: alias_changes(works, aliases)[0],
-                who=self._consumer,
-                why=why,
-                notes=lambda aliases: alias_changes(works, aliases)[1],
-            ).id
-
-        try:
-            return await self._models_patience(lambda: asyncio.to_thread(promote), also=(ReleaseConflict,))
-        except NotFound as error:
-            raise _Again(f"the models Redis forgot new versions before they were saved ({error})") from error
-
-    async def _saved(self, run_id: str) -> None:
-        """Wait for a save that covers the batch, and make sure that it was still there to be saved."""
-        await self._models_patience(
-            lambda: asyncio.to_thread(self._saves.wait_saved, SAVE_TIMEOUT_S), also=(SaveFailed,)
-        )
-        if await self._run_id() != run_id:
-            raise _Again("the models Redis restarted before new versions were saved")
-
-    def _sleep(self, seconds: float) -> None:
-        """Sleep in the thread that waits for a save; a batch that was abandoned must not keep the thread."""
-        if self._abandoned.wait(seconds):
-            raise Stopped
-
-    async def _run_id(self) -> str:
-        def ask() -> str:
-            return str(self._models.info("server")["run_id"])
-
-        return await self._models_patience(lambda: asyncio.to_thread(ask))
-
-    async def _answer(self, results: Sequence[Answer]) -> None:
-        await self._streams_patience(lambda: self._queue.answer(results), also=(BrokenKey,))
+    async def _answer(self, answers: Sequence[Answer]) -> None:
+        await self._streams_patience(lambda: self._queue.answer(answers), also=(BrokenKey,))
+        self._under_way.difference_update(entry for entry, _ in answers)

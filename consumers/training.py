@@ -1,10 +1,9 @@
-"""One batch of training requests on its way from entries to results. Pure: the trainer does what is decided here.
+"""What is to be trained for a batch of requests, on its way from plans to results. Pure: the trainer does what is
+decided here.
 
-Equal plans are carried out once, for all the requests that ask for them, and stand in the order of their last request:
-of two plans for one model the later one's version counts.
-
-What becomes of a new version (`alias_changes`): the first of its model serves at once, on probation; any later one
-becomes the challenger, and it is for the gate to make it champion. A version that is champion already stays what it is.
+What becomes of a new version (`alias_changes`): the first of its model serves at once, on probation; any later one of a
+series becomes the challenger, and it is for the gate to make it champion. No stream of outcomes judges models of a
+table: there the newest version serves. A version that is champion already stays what it is.
 """
 
 from __future__ import annotations
@@ -12,20 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from consumers.deliveries import Fields
+from consumers.answers import Answer
 from consumers.fit import FitOutcome
-from consumers.plans import Plan, Refusal, decide
-from consumers.request_queue import Entry
+from consumers.plans import Plan, TablePlan
 from modelstore.names import CHALLENGER, CHAMPION
 from modelstore.release import Aliases, AliasKey
 from modelstore.verdicts import Note
 from modelstore.version import NewVersion
-from streams.errors import BadName, BadRecord
 from streams.ids import StreamID
-from streams.records import TrainingRequest, TrainingResult
-from streams.settings import Pipeline
-
-Answer = tuple[StreamID, TrainingResult]
+from streams.records import TrainingResult
 
 
 @dataclass(slots=True)
@@ -41,7 +35,7 @@ class Work:
         through: end of the last bar that was used, epoch ns.
     """
 
-    plan: Plan
+    plan: Plan | TablePlan
     requests: list[tuple[StreamID, str | None]] = field(default_factory=list)
     bars: int | None = None
     digests: tuple[str, ...] = ()
@@ -67,27 +61,6 @@ class Work:
         self.through = max(version.manifest.trained_through for version in versions)
 
 
-def sort_out(batch: Iterable[Entry], pipeline: Pipeline) -> tuple[list[Answer], list[Work]]:
-    """Results of what is refused at sight, and the work of the rest."""
-    refused: list[Answer] = []
-    works: dict[Plan, Work] = {}
-    for entry, fields in sorted(batch, key=lambda item: item[0]):
-        try:
-            request = TrainingRequest.from_fields(fields)
-            decision = decide(request, pipeline)
-        except (BadRecord, BadName) as error:
-            refused.append((entry, _refused(entry, fields, str(error))))
-            continue
-        if isinstance(decision, Refusal):
-            refused.append((entry, _refused(entry, fields, decision.reason)))
-            continue
-        work = works.pop(decision, None) or Work(decision)
-        work.requests.append((entry, request.id))
-        work.why = request.why or work.why
-        works[decision] = work
-    return refused, list(works.values())
-
-
 def join(work: Work, parts: Iterable[FitOutcome]) -> list[NewVersion]:
     """The versions of all parts of a fit, in the order of the plan's targets; what was left out is noted."""
     versions: dict[str, NewVersion] = {}
@@ -96,9 +69,12 @@ def join(work: Work, parts: Iterable[FitOutcome]) -> list[NewVersion]:
         skipped |= part.skipped
         versions |= {version.manifest.name: version for version in part.versions}
     if skipped:
-        left_out = (f"{name} ({skipped[name]})" for name in work.plan.targets if name in skipped)
+        order = list(work.plan.targets) if isinstance(work.plan, Plan) else sorted(skipped)
+        left_out = (f"{name} ({skipped[name]})" for name in order if name in skipped)
         work.reason = "not trained: " + "; ".join(left_out)
         work.status = "done" if versions else "refused"
+    if isinstance(work.plan, TablePlan):
+        return [versions[name] for name in sorted(versions)]
     names = (f"{work.plan.series}/{target}" for target in work.plan.targets)
     return [versions[name] for name in names if name in versions]
 
@@ -133,6 +109,9 @@ def alias_changes(works: Iterable[Work], aliases: Aliases) -> tuple[dict[AliasKe
             if challenger is not None:
                 delta[name, CHALLENGER] = None
             notes.append(_note(name, new, "first", None, "the first version of this model: it serves on probation"))
+        elif isinstance(new.work.plan, TablePlan):
+            delta[name, CHAMPION] = new.digest
+            notes.append(_note(name, new, "promoted", champion, "of a table's model the newest version serves"))
         elif challenger != new.digest:
             delta[name, CHALLENGER] = new.digest
             notes.append(_note(name, new, "challenger", champion, "is scored beside the champion"))
@@ -144,13 +123,13 @@ def _note(name: str, new: _New, verdict: str, over: str | None, reason: str) -> 
     return Note(name, new.work.through or 0, verdict, new.digest, over, reason + asked)
 
 
-def results_of(refused: Iterable[Answer], works: Iterable[Work], release: str | None) -> list[Answer]:
-    """All results of a batch, in the order of the requests.
+def results_of(works: Iterable[Work], release: str | None) -> list[Answer]:
+    """All results of what was to be trained, in the order of the requests.
 
     Args:
         release: id of the release in force once the batch's versions have their aliases, if there are any.
     """
-    answers = list(refused)
+    answers: list[Answer] = []
     for work in works:
         answers += [(entry, _result(entry, request_id, work, release)) for entry, request_id in work.requests]
     return sorted(answers, key=lambda answer: answer[0])
@@ -160,31 +139,12 @@ def _result(entry: StreamID, request_id: str | None, work: Work, release: str | 
     return TrainingResult(
         request=str(entry),
         id=request_id,
-        series=str(work.plan.series),
+        series=work.plan.subject,
         status=work.status,
         reason=work.reason,
         bars=work.bars,
         versions=work.digests,
         release=release if work.digests else None,
-        trained_through=work.through,
+        trained_through=work.through or None,
         seconds=work.seconds,
-    )
-
-
-def _refused(entry: StreamID, fields: Fields, reason: str) -> TrainingResult:
-    """The result of a request that cannot be read or carried out; what can be read of it is returned."""
-    series, request_id = (fields.get(name, b"").decode("utf-8", "replace")[:128] for name in (b"series", b"id"))
-    if not fields:
-        reason = "the request's entry was deleted before it was carried out: post it again"
-    return TrainingResult(
-        request=str(entry),
-        id=request_id or None,
-        series=series,
-        status="refused",
-        reason=reason,
-        bars=None,
-        versions=(),
-        release=None,
-        trained_through=None,
-        seconds=0.0,
     )

@@ -95,7 +95,7 @@ def load_export(source: str | Path, *, s3: S3Options | None = None) -> Mapping[s
     versions: list[Incoming] = []
     with reading(source, s3=s3) as file:
         try:
-            contents = check_export(file, versions.append)
+            contents = check_export(file, versions.extend)
         except BadExport as error:
             raise BadExport(f"{source}: {error}") from error
     aliases: dict[str, list[str]] = {}

@@ -29,7 +29,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from modelstore.errors import BadModel, NotFound
 from modelstore.loaded import EMPTY, LoadedRelease, load_release
 from modelstore.releases import ReleaseInfo, Releases
-from modelstore.store import ModelStore
+from modelstore.versions import VersionStore
 from streams.clients import REPLY_TIMEOUT_S, Backoff, explain
 from streams.errors import Red10Error
 from streams.keys import Keys
@@ -48,7 +48,7 @@ class _Link(NamedTuple):
     """A client and what speaks through it."""
 
     client: redis.Redis
-    store: ModelStore
+    store: VersionStore
     releases: Releases
 
 
@@ -249,7 +249,7 @@ class Follower:
         link = self._link
         if link is None:
             client = self._factory()
-            link = self._link = _Link(client, ModelStore(client, self._keys), Releases(client, self._keys))
+            link = self._link = _Link(client, VersionStore(client, self._keys), Releases(client, self._keys))
         try:
             found = await asyncio.to_thread(use, link)
         except (RedisError, OSError) as error:

@@ -1,8 +1,8 @@
 """The forest format, version 1: the trees of one model as one block of bytes that can be scored where it lies.
 
 A forest is immutable. Reading it is a checksum, a check of bounds and views on the bytes; nothing is unpacked. What
-passes these checks is safe to score whoever wrote it: every index lies inside the block, and every step through a tree
-goes forward, so scoring ends. All numbers are little-endian; the length is a multiple of 4.
+passes these checks is safe to score whoever wrote it: every index lies inside the block, every step through a tree goes
+forward, so scoring ends, and every number is one. All numbers are little-endian; the length is a multiple of 4.
 
     header, 32 bytes
      at  type   meaning
@@ -32,7 +32,7 @@ filled up with splits of which both sides lead to the same leaf. The body is T r
 
     S × i32        keys of the splits (below)
     (S + 1) × f32  leaves
-    S × u16        tests of the splits (below), then one unused u16 if D > 0
+    S × u16        tests of the splits (below), then a u16 of 0 if D > 0
 
 **Sparse** trees are nodes. The body is
 
@@ -44,8 +44,9 @@ The children of node i are i + step (left) and i + step + 1 (right), both in the
 A split tests one feature f against a threshold. **test** = 2 f + d, where d is 1 if a missing value (NaN) goes right.
 **key** = the threshold as an integer of the same order: its float32 bits b as i32, and if b < 0, b XOR 0x7FFFFFFF; -0.0
 counts as 0.0. A value goes left if its key is less than the split's. A missing value has the key -2^31 when it is to go
-left and 2^31 - 1 when it is to go right, beyond the keys of all numbers. So a row is turned into 2 F keys once, test is
-an index into them, and each step is one comparison of integers without a branch (`row_keys`).
+left and 2^31 - 1 when it is to go right, beyond the keys of all numbers, which no split may have. So a row is turned
+into 2 F keys once, test is an index into them, and each step is one comparison of integers without a branch
+(`row_keys`).
 """
 
 from __future__ import annotations

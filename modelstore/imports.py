@@ -47,8 +47,8 @@ CHUNK_BYTES = 2**24
 PINS = 1000
 
 Progress = Callable[[int, int], None]
-#: Looks at a version before anything is stored, and raises `BadModel` if it is not to be: for golden rows, say.
-Check = Callable[[Incoming], None]
+#: Looks at some versions before anything is stored, and raises `BadModel` if they are not to be: for golden rows, say.
+Check = Callable[[Sequence[Incoming]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +70,29 @@ class Imported:
     in_force: ReleaseInfo | None = None
 
 
-def check_export(file: BinaryIO, check: Check | None = None, progress: Progress | None = None) -> Contents:
+def check_export(
+    file: BinaryIO, check: Check | None = None, progress: Progress | None = None, *, keep_ubj: bool = False
+) -> Contents:
     """Read an export from its first byte to its last and check all of it.
 
     Args:
         file: binary, at its beginning; it is left at its end.
-        check: called with each version, without its XGBoost model (empty bytes stand for it).
+        check: called with the versions, some at a time.
         progress: told of versions checked, and of how many there are.
+        keep_ubj: give `check` the XGBoost models too; else empty bytes stand for them.
 
     Raises:
         BadExport: it is no whole, sound export.
     """
     reader = ExportReader(file)
-    total = len(reader.contents.versions)
-    for done, version in enumerate(_versions(reader, keep_ubj=False), 1):
+    done, total = 0, len(reader.contents.versions)
+    for versions in _some(_versions(reader, keep_ubj=keep_ubj)):
         if check is not None:
             try:
-                check(version)
+                check(versions)
             except BadModel as error:
-                raise BadExport(f"version {version.digest[:12]} is not to be trusted: {error}") from error
+                raise BadExport(f"its versions are not to be trusted: {error}") from error
+        done += len(versions)
         if progress is not None:
             progress(done, total)
     return reader.contents
@@ -121,23 +125,27 @@ def import_versions(
     """
     parent = releases.current()
     file.seek(0)
-    contents = check_export(file, check, progress and (lambda done, total: progress(done, 2 * total)))
+    first = progress and (lambda done, total: progress(done, 2 * total))
+    contents = check_export(file, check, first, keep_ubj=check is not None)
     if promote and contents.kind != "release":
         raise BadExport(f"it holds a {contents.kind}, and only a release can be put in force")
     digests = [version.digest for version in contents.versions]
     with pinned_versions(store.client, store.keys, digests) as stay:
         file.seek(0)
         stored: list[VersionInfo] = []
-        for versions, done in _chunks(file, contents, _missing(store, digests)):
-            stored += [info for info, new in store.put_incoming(versions) if new]
+        wanted, done = _missing(store, digests), 0
+        for versions in _some(_again(file, contents)):
+            infos = store.put_incoming([version for version in versions if version.digest in wanted])
+            stored += [info for info, new in infos if new]
             stay()
+            done += len(versions)
             if progress is not None:
                 progress(len(digests) + done, 2 * len(digests))
-        infos = store.infos(digests)
-        if None in infos:
+        there = store.infos(digests)
+        if None in there:
             raise ModelStoreError("the store lost versions while they were imported (was it restored?): import again")
         new = {info.digest for info in stored}
-        skipped = tuple(info for info in infos if info is not None and info.digest not in new)
+        skipped = tuple(info for info in there if info is not None and info.digest not in new)
         if contents.kind != "release":
             return Imported(contents, tuple(stored), skipped)
         try:
@@ -148,11 +156,12 @@ def import_versions(
         return Imported(contents, tuple(stored), skipped, release, in_force)
 
 
-def _versions(reader: ExportReader, *, keep_ubj: bool) -> Iterator[Incoming]:
+def _versions(reader: ExportReader, *, keep_ubj: bool, agreed: bool = False) -> Iterator[Incoming]:
     """The versions of an export, each checked: hashes by the reader, agreement of the parts here.
 
     Args:
         keep_ubj: else the XGBoost model, the largest part by far, is hashed and dropped.
+        agreed: parts with these hashes were found to agree before.
     """
     parts: dict[str, bytes] = {}
     versions = iter(reader.contents.versions)
@@ -169,7 +178,8 @@ def _versions(reader: ExportReader, *, keep_ubj: bool) -> Iterator[Incoming]:
         version, raw = next(versions), RawVersion(**parts)
         try:
             manifest = read_manifest(raw.manifest, version.digest)
-            check_agreement(version.digest, manifest, raw.serving, raw.forest)
+            if not agreed:
+                check_agreement(version.digest, manifest, raw.serving, raw.forest)
         except (BadModel, BadName) as error:
             raise BadExport(f"version {version.digest[:12]}: {error}") from error
         if manifest.name != version.name:
@@ -178,25 +188,30 @@ def _versions(reader: ExportReader, *, keep_ubj: bool) -> Iterator[Incoming]:
         parts = {}
 
 
-def _chunks(file: BinaryIO, contents: Contents, wanted: set[str]) -> Iterator[tuple[list[Incoming], int]]:
-    """Versions to store, some at a time, and how many were read so far.
+def _again(file: BinaryIO, contents: Contents) -> Iterator[Incoming]:
+    """The versions of a file that was checked.
 
     Raises:
-        BadExport: the file is not what was checked a moment ago.
+        BadExport: it is not what it was a moment ago.
     """
     reader = ExportReader(file)
     if reader.contents != contents:
         raise BadExport("it changed while it was read")
+    yield from _versions(reader, keep_ubj=True, agreed=True)
+
+
+def _some(versions: Iterator[Incoming]) -> Iterator[list[Incoming]]:
+    """Versions as they come, so many at a time as are stored in one round trip, or as take so much memory."""
     chunk: list[Incoming] = []
-    size = done = 0
-    for done, version in enumerate(_versions(reader, keep_ubj=True), 1):
-        if version.digest in wanted:
-            chunk.append(version)
-            size += len(version.raw.forest) + len(version.raw.ubj)
+    size = 0
+    for version in versions:
+        chunk.append(version)
+        size += len(version.raw.forest) + len(version.raw.ubj)
         if len(chunk) >= PUT_CHUNK or size >= CHUNK_BYTES:
-            yield chunk, done
+            yield chunk
             chunk, size = [], 0
-    yield chunk, done
+    if chunk:
+        yield chunk
 
 
 def _missing(store: VersionStore, digests: Sequence[str]) -> set[str]:

@@ -21,7 +21,7 @@ lies behind the end of a column, mean "not known". All binary numbers are little
 
 Why columns: eight metrics as sorted sets take a kilobyte per version, and a search with two conditions has to carry one
 of them out of Redis member by member. A column takes 8 bytes per version, and 100,000 rows of it are read in a
-millisecond (`docs/decisions/007-columns-for-search.md`).
+millisecond (`docs/decisions/009-columns-for-search.md`).
 
 Invariant: a version has one row or none, and a row that has the version's digest is its row. Versions without one (from
 a store that is older than the index) are given theirs by `VersionIndex.complete`, version by version: killed anywhere,

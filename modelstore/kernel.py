@@ -20,7 +20,7 @@ from modelstore import kernel_native, kernel_numpy
 from modelstore.errors import BadModel
 from modelstore.forest import OUTSIDE
 from modelstore.forest_format import BadForest, Table, Transform, row_keys
-from modelstore.forest_table import ForestTable
+from modelstore.forest_table import ForestBuffer, ForestTable
 from modelstore.native import installed
 from modelstore.trees import Trees, encode_forest
 
@@ -65,51 +65,43 @@ class ForestPack:
     kernel: Kernel = KERNEL
 
     @classmethod
-    def build(
-        cls,
-        blobs: Sequence[bytes],
-        feature_count: int | None = None,
-        kernel: Kernel = KERNEL,
-        *,
-        hashed: bool = False,
-    ) -> Self:
+    def build(cls, blobs: Sequence[bytes], feature_count: int | None = None, kernel: Kernel = KERNEL) -> Self:
         """Join and check forests; their place in `blobs` is their number in the pack.
 
         Args:
             feature_count: how many features each must take; left out: as many as the first.
-            hashed: the bytes were held against a digest, which makes their checksums needless. All else is checked.
 
         Raises:
             BadForest: one is damaged, hostile, of an unknown version, or takes another number of features; it carries
                 the forest's place in `blobs`.
         """
-        return cls._checked(blobs, 0, feature_count, kernel, hashed)
+        return cls._checked(ForestTable.read(blobs), 0, feature_count, kernel)
 
-    def replace(self, keep: Sequence[int], blobs: Sequence[bytes], *, hashed: bool = False) -> Self:
-        """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
+    @classmethod
+    def of(cls, buffer: ForestBuffer, feature_count: int, *, sound: int = 0, kernel: Kernel = KERNEL) -> Self:
+        """Check forests that were held against a digest, which makes their checksums needless; all else is checked.
 
         Args:
-            hashed: as in `build`.
+            sound: so many of the first come from a pack.
+
+        Raises:
+            BadForest: as in `build`.
+        """
+        return cls._checked(ForestTable.of(buffer, len(buffer)), sound, feature_count, kernel)
+
+    def replace(self, keep: Sequence[int], blobs: Sequence[bytes]) -> Self:
+        """A pack of the forests `keep` of this one, in that order, then `blobs`; only `blobs` are checked.
 
         Raises:
             BadForest: as in `build`; the position counts the kept ones too.
             IndexError: this pack has no such forest.
         """
         _check_index("keep", np.asarray(keep, np.int64), len(self))
-        ends, data = (4 * self.table.ends).tolist(), self.table.words.data.cast("B")
-        kept = [data[ends[number - 1] if number else 0 : ends[number]] for number in keep]
-        return self._checked([*kept, *blobs], len(kept), self.n_features or None, self.kernel, hashed)
+        joined: list[bytes | memoryview] = [*(self.blob(number) for number in keep), *blobs]
+        return self._checked(ForestTable.read(joined, len(keep)), len(keep), self.n_features or None, self.kernel)
 
     @classmethod
-    def _checked(
-        cls,
-        blobs: Sequence[bytes | memoryview],
-        trusted: int,
-        feature_count: int | None,
-        kernel: Kernel,
-        hashed: bool,
-    ) -> Self:
-        table = ForestTable.read(blobs, len(blobs) if hashed else trusted)
+    def _checked(cls, table: ForestTable, trusted: int, feature_count: int | None, kernel: Kernel) -> Self:
         bad = kernel.first_bad(table.words, table.body[trusted:])
         if bad >= 0:
             raise BadForest(trusted + bad, OUTSIDE)
@@ -124,6 +116,12 @@ class ForestPack:
 
     def __len__(self) -> int:
         return len(self.table.ends)
+
+    def blob(self, forest: int) -> memoryview:
+        """The bytes of a forest."""
+        ends = self.table.ends
+        begin = 4 * int(ends[forest - 1]) if forest else 0
+        return self.table.words.data.cast("B")[begin : 4 * int(ends[forest])]
 
     def n_outputs(self, forest: int) -> int:
         """How many margins a forest gives for a row."""

@@ -12,8 +12,9 @@ from modelstore.forest_format import BODY, SEGMENT, Table
 from modelstore.native import Routine, address, as_array
 
 _SOURCE = "modelstore.kernel_source"
-FIRST_BAD = Routine(_SOURCE, "first_bad", "pqpq")
-SCORE = Routine(_SOURCE, "score", "pppqppqp")
+_TAKES_FROM = ("modelstore.forest_format",)
+FIRST_BAD = Routine(_SOURCE, "first_bad", "pqpq", _TAKES_FROM)
+SCORE = Routine(_SOURCE, "score", "pppqppqp", _TAKES_FROM)
 
 
 def first_bad(words: NDArray[np.int32], bodies: Table) -> int:

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from modelstore.bulk import ServingBlobs
 from modelstore.errors import BadModel
 from modelstore.forest import Transform
+from modelstore.forest_table import ForestBuffer
 from modelstore.kernel import ForestPack
 from modelstore.manifest import Serving
 from modelstore.names import CHALLENGER, CHAMPION, PROVEN
 from modelstore.releases import Releases
 from modelstore.servings import decode_servings
-from modelstore.store import ModelStore
 from modelstore.version import check_parts
+from modelstore.versions import VersionStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,11 +58,14 @@ class SeriesModels:
     proven: NDArray[np.bool_]
 
 
+#: So many versions are read before their forests are joined to the others: they then still lie in the cache.
+_TAKEN = 100
+
+
 class _Fresh(NamedTuple):
-    """A version that was read and whose bytes are sound."""
+    """A version that was read, whose bytes are sound, and whose forest stands in the buffer."""
 
     serving: Serving
-    forest: bytes
     created_ms: int
 
 
@@ -140,7 +144,7 @@ EMPTY = LoadedRelease("")
 
 
 def load_release(
-    store: ModelStore,
+    store: VersionStore,
     releases: Releases,
     release_id: str,
     *,
@@ -180,14 +184,17 @@ def load_release(
     known = previous._held if previous is not None and pack is not None else {}
     kept = [digest for digest in wanted if digest in known]
     missing = {digest: name for digest, name in wanted.items() if digest not in known}
-    fresh, refused = _read(store, missing, feature_count, features)
-    keep = [known[digest].place for digest in kept]
+    buffer = ForestBuffer(len(wanted))
+    for digest in kept:
+        assert pack is not None, "what is known lies in it"
+        buffer.add(pack.blob(known[digest].place))
+    fresh, refused = _read(store, missing, feature_count, features, buffer)
     try:
-        pack = _pack(pack, keep, fresh, feature_count)
+        pack = _pack(buffer, len(kept), feature_count)
     except BadModel:
-        fresh, unfit = _fitting(fresh, feature_count)
+        fresh, unfit, buffer = _fitting(buffer, len(kept), fresh, feature_count)
         refused |= {missing[digest]: reason for digest, reason in unfit.items()}
-        pack = _pack(pack, keep, fresh, feature_count)
+        pack = _pack(buffer, len(kept), feature_count)
     held = {digest: known[digest]._replace(place=place) for place, digest in enumerate(kept)}
     held |= {
         digest: _Held(version.serving, version.created_ms, len(kept) + place)
@@ -212,7 +219,8 @@ def _holders(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> 
     found: dict[str, list[tuple[str, int, str, str]]] = {CHAMPION: [], CHALLENGER: [], PROVEN: []}
     for (name, alias), digest in aliases.items():
         series, _, target = name.rpartition("/")
-        if alias in found and target in order:
+        # A table may have a column that is called like a target.
+        if alias in found and target in order and ":" in series:
             found[alias].append((series, order[target], target, digest))
     return {
         alias: {(series, target): digest for series, _, target, digest in sorted(held)} for alias, held in found.items()
@@ -220,11 +228,29 @@ def _holders(aliases: Mapping[tuple[str, str], str], targets: Sequence[str]) -> 
 
 
 def _read(
-    store: ModelStore, missing: Mapping[str, str], feature_count: int, features: bytes
+    store: VersionStore, missing: Mapping[str, str], feature_count: int, features: bytes, buffer: ForestBuffer
 ) -> tuple[dict[str, _Fresh], dict[str, str]]:
-    """Read versions (digest -> name): those whose bytes are sound, and why the others are refused (name -> reason)."""
+    """Read versions (digest -> name) and put the forests of those that fit into the buffer, in the order of the first.
+
+    Returns:
+        Those that fit, and why the others are refused (name -> reason).
+    """
+    fresh: dict[str, _Fresh] = {}
     refused: dict[str, str] = {}
     sound: list[tuple[str, str, ServingBlobs]] = []
+
+    def take() -> None:
+        servings = decode_servings([blobs.serving for _, _, blobs in sound])
+        for (digest, name, blobs), serving in zip(sound, servings, strict=True):
+            reason = _misfit(digest, serving, feature_count, features)
+            if reason is None:
+                assert isinstance(serving, Serving), "what could not be decoded has a reason"
+                fresh[digest] = _Fresh(serving, blobs.created_ms)
+                buffer.add(blobs.forest)
+            else:
+                refused[name] = reason
+        sound.clear()
+
     for (digest, name), blobs in zip(missing.items(), store.load_serving(list(missing)), strict=True):
         try:
             if blobs is None:
@@ -235,15 +261,9 @@ def _read(
             sound.append((digest, name, blobs))
         except BadModel as error:
             refused[name] = str(error)
-    fresh: dict[str, _Fresh] = {}
-    servings = decode_servings([blobs.serving for _, _, blobs in sound])
-    for (digest, name, blobs), serving in zip(sound, servings, strict=True):
-        reason = _misfit(digest, serving, feature_count, features)
-        if reason is None:
-            assert isinstance(serving, Serving), "what could not be decoded has a reason"
-            fresh[digest] = _Fresh(serving, blobs.forest, blobs.created_ms)
-        else:
-            refused[name] = reason
+        if len(sound) == _TAKEN:
+            take()
+    take()
     return fresh, refused
 
 
@@ -259,19 +279,13 @@ def _misfit(digest: str, serving: Serving | BadModel, feature_count: int, featur
     return None
 
 
-def _pack(
-    previous: ForestPack | None, keep: Sequence[int], fresh: Mapping[str, _Fresh], feature_count: int
-) -> ForestPack:
-    """The forests `keep` of the previous pack, then the fresh ones.
+def _pack(buffer: ForestBuffer, sound: int, feature_count: int) -> ForestPack:
+    """The forests of a buffer, the first `sound` of which come from a pack.
 
     Raises:
-        BadModel: a fresh one cannot be packed, or is no regression with one output.
+        BadModel: one cannot be packed, or is no regression with one output.
     """
-    blobs = [version.forest for version in fresh.values()]
-    if previous is None:
-        pack = ForestPack.build(blobs, feature_count, hashed=True)
-    else:
-        pack = previous.replace(keep, blobs, hashed=True)
+    pack = ForestPack.of(buffer, feature_count, sound=sound)
     head = pack.table.header
     wrong = (head["outputs"] != 1) | (head["transform"] != Transform.IDENTITY)
     if wrong.any():
@@ -283,20 +297,30 @@ def _pack(
     return pack
 
 
-def _fitting(fresh: Mapping[str, _Fresh], feature_count: int) -> tuple[dict[str, _Fresh], dict[str, str]]:
-    """Try forests of which some cannot be packed one by one: those that can, and why others cannot (digest -> reason).
+def _fitting(
+    buffer: ForestBuffer, sound: int, fresh: Mapping[str, _Fresh], feature_count: int
+) -> tuple[dict[str, _Fresh], dict[str, str], ForestBuffer]:
+    """Try forests of which some cannot be packed one by one. That is slow, and rare: they are as they were stored.
 
-    That is slow, and rare: their bytes are those that were stored.
+    Returns:
+        Those that can, why others cannot (digest -> reason), and a buffer without the latter.
     """
     fitting: dict[str, _Fresh] = {}
     unfit: dict[str, str] = {}
-    for digest, version in fresh.items():
+    without = ForestBuffer(len(buffer))
+    for place in range(sound):
+        without.add(buffer.blob(place))
+    for place, (digest, version) in enumerate(fresh.items(), sound):
+        alone = ForestBuffer(1)
+        alone.add(buffer.blob(place))
         try:
-            _pack(None, (), {digest: version}, feature_count)
-            fitting[digest] = version
+            _pack(alone, 0, feature_count)
         except BadModel as error:
             unfit[digest] = f"version {digest[:12]}: {error}"
-    return fitting, unfit
+        else:
+            fitting[digest] = version
+            without.add(buffer.blob(place))
+    return fitting, unfit, without
 
 
 def _groups(

@@ -7,9 +7,10 @@ update.
 
 Owns the files `MODULE-FUNCTION-KEY.o`, each the SHA-256 of the object and then the object, written under another name
 and renamed, so that a reader finds a whole one or none. KEY stands for everything that the code depends on: the
-source, the versions of numba and llvmlite, and the processor with its features. They lie in the `__pycache__` beside
-the source, or, where that cannot be written, in a directory of the user's own (`$XDG_CACHE_HOME/red10`, else
-`~/.cache/red10`). They are code: whoever may write there may run anything as this user, as with Python's own files.
+source and the modules that it takes layouts and constants from, the versions of numba and llvmlite, and the processor
+with its features. They lie in the `__pycache__` beside the source, or, where that cannot be written, in a directory of
+the user's own (`$XDG_CACHE_HOME/red10`, else `~/.cache/red10`). They are code: whoever may write there may run anything
+as this user, as with Python's own files.
 
 A damaged file, or one of another processor, is passed over and made anew. Where nothing can be written the kernel is
 compiled in each process, which is slow and otherwise the same.
@@ -19,22 +20,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from modelstore.errors import ModelStoreError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 #: What compiled code may take from the process: a name that cannot be resolved would end it.
 _FROM_LIBC = frozenset({"memcpy", "memmove", "memset"})
@@ -56,8 +58,6 @@ def address(array: NDArray[Any]) -> int:
 
 def as_array(array: NDArray[Any], dtype: np.dtype[Any] | type) -> NDArray[Any]:
     """The array as C-contiguous memory of a dtype: itself, if it is that."""
-    import numpy as np
-
     return np.ascontiguousarray(array, dtype)
 
 
@@ -73,9 +73,11 @@ class Routine:
         module: the module that holds its source and imports numba.
         name: the function there. It takes pointers and integers, checks nothing, raises nothing, returns an integer.
         arguments: one letter each: `p` a pointer, `q` an int64.
+        takes_from: the modules whose dtypes and constants it uses: a change there makes other code.
     """
 
-    def __init__(self, module: str, name: str, arguments: str) -> None:
+    def __init__(self, module: str, name: str, arguments: str, takes_from: Sequence[str] = ()) -> None:
+        self.takes_from = tuple(takes_from)
         self.module = module
         self.name = name
         self.arguments = arguments
@@ -109,7 +111,8 @@ class Routine:
                 f"the kernel {self.name} of {self.module} needs numba, which is missing: pip install red10[worker]"
             )
         source = _source_of(self.module)
-        name = f"{self.module.rpartition('.')[2]}-{self.name}-{_key(source, self.name, self.arguments)}.o"
+        key = _key([source, *map(_source_of, self.takes_from)], self.name, self.arguments)
+        name = f"{self.module.rpartition('.')[2]}-{self.name}-{key}.o"
         for directory in _directories(source):
             code = _read(directory / name)
             if code is not None:
@@ -175,7 +178,8 @@ def compile_function(module: str, name: str, arguments: str) -> Any:
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
         opt=3,
-        reloc="pic",
+        # As numba chooses it for other processors; some know no large code that lies anywhere.
+        reloc="pic" if platform.machine() in ("x86_64", "AMD64") else "default",
         codemodel="jitdefault",
         jit=True,
     )
@@ -211,14 +215,21 @@ def _source_of(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _key(source: Path, name: str, arguments: str) -> str:
+@functools.cache
+def _surroundings() -> bytes:
+    """What machine code depends on besides its source: the processor, and who makes it."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features().flatten()
     processor = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {','.join(sorted(features.split(',')))}"
-    versions = " ".join(importlib.metadata.version(library) for library in ("numba", "llvmlite", "numpy"))
+    versions = (importlib.metadata.version(library) for library in ("numba", "llvmlite", "numpy"))
+    return " ".join((processor, *versions)).encode()
+
+
+def _key(sources: Sequence[Path], name: str, arguments: str) -> str:
     digest = hashlib.sha256()
-    for part in (_FORM, source.read_bytes(), name.encode(), arguments.encode(), processor.encode(), versions.encode()):
+    texts = (source.read_bytes() for source in sources)
+    for part in (_FORM, *texts, name.encode(), arguments.encode(), _surroundings()):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:32]
 

@@ -103,7 +103,9 @@ class Releases:
             base, stored_depth, body = found
             if base is None or stored_depth is None or body is None:
                 if at == release_id:
-                    raise NotFound(f"the store holds no release {at[:12]}; `red10 release list` shows what it holds")
+                    raise NotFound(
+                        f"the store holds no release {at[:12]} (any more); `red10 release list` shows the last"
+                    )
                 raise BadModel(f"release {release_id[:12]} is damaged: it builds on release {at[:12]}, which is gone")
             depth = int(stored_depth) if depth is None else depth
             bodies.append(decode(body, at))

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import redis
 
-from modelstore.errors import BadExport
+from modelstore.errors import BadExport, NotFound
 from modelstore.export_format import Contents
 from modelstore.exports import Selection, select, select_release, write_export
 from modelstore.imports import Check, Imported, import_versions
@@ -29,9 +30,13 @@ from modelstore.retention import KEEP_RELEASES, KEEP_VERSIONS, Pruned, Retention
 from modelstore.s3 import S3Options
 from modelstore.search import Found, Query, search
 from modelstore.tags import Tags
+from modelstore.verdicts import Verdicts
 from modelstore.version import NewVersion, VersionInfo
 from modelstore.versions import VersionStore
 from streams.keys import Keys
+
+if TYPE_CHECKING:
+    from modelstore.table_model import TableModel
 
 Progress = Callable[[int, int], None]
 
@@ -50,6 +55,19 @@ class ModelStore(VersionStore):
         self.releases = Releases(client, keys)
         self.tags = Tags(client, keys)
         self.index = VersionIndex(client, keys)
+
+    def table_model(self, ref: VersionRef | str) -> TableModel:
+        """A version of a table's model, loaded to predict rows: `store.table_model("iris/species").predict(rows)`.
+
+        Raises:
+            BadName: the text refers to no version.
+            NotFound: there is no such version.
+            BadModel: it is damaged, or is a series' model.
+        """
+        # Not at the head: with it come the kernels, which a publisher must not pay for.
+        from modelstore.table_model import TableModel
+
+        return TableModel.load(self, self.resolve(ref))
 
     def aliases(self) -> Aliases:
         """(model's name, alias) -> digest, of the release in force; empty without one."""
@@ -108,10 +126,24 @@ class ModelStore(VersionStore):
             current = ReleaseInfo(parent, 0, 0, None)
         if "/" not in what:
             return promote_release(self.releases, self.releases.find(what), parent=current, who=who, why=why)
-        digest = self.resolve(what)
+        try:
+            digest = self.resolve(what)
+        except NotFound as error:
+            self._tell_promoted(what, error)
+            raise
         through = self.manifest(digest).trained_through
         name = self.info(digest).name
         return promote_version(self.releases, name, digest, at=through, parent=current, who=who, why=why)
+
+    def _tell_promoted(self, what: str, error: NotFound) -> None:
+        """Of an alias that is gone: whether that is because the promotion was done already."""
+        name = str(VersionRef.parse(what).name)
+        for noted in Verdicts(self.client, self.keys).of(name, 1):
+            if noted.note.verdict == "promoted":
+                error.add_note(
+                    f"version {noted.note.version[:12]} became champion with release {noted.release[:12]} "
+                    f"({noted.note.reason})"
+                )
 
     def rollback(self, to: str | None = None, *, who: str, why: str = "") -> ReleaseInfo:
         """Put an earlier release in force, as a whole.
@@ -130,14 +162,29 @@ class ModelStore(VersionStore):
     def remove(self, refs: Sequence[VersionRef | str], *, keep_releases: int = KEEP_RELEASES) -> list[VersionInfo]:
         """Remove versions; none at all if one of them is needed by an alias of a kept release.
 
+        A number that was given and is there no more is passed over, so that a removal that was stopped can be repeated.
+
+        Returns:
+            Those that were removed.
+
         Raises:
             NotFound: there is no such version.
             InUse: an alias of one of the last `keep_releases` releases, or a running import, needs one.
         """
-        infos = [self.info(self.resolve(ref)) for ref in refs]
+        infos = [info for info in map(self._unless_removed, refs) if info is not None]
         retention = Retention(self.client, self.keys, self.releases, keep_releases)
         retention.remove({info.digest: info.name for info in infos})
         return infos
+
+    def _unless_removed(self, ref: VersionRef | str) -> VersionInfo | None:
+        wanted = VersionRef.parse(ref) if isinstance(ref, str) else ref
+        try:
+            return self.info(self.resolve(wanted))
+        except NotFound:
+            last = self.client.hget(self.keys.model(str(wanted.name)), "last") if wanted.number is not None else None
+            if wanted.number is None or int(cast(bytes, last or b"0")) < wanted.number:
+                raise
+            return None
 
     def prune(
         self,
@@ -205,7 +252,7 @@ class ModelStore(VersionStore):
         Args:
             source: a file's name, or `s3://BUCKET/KEY`.
             promote: put the release that it holds in force.
-            check: looks at each version before anything is stored.
+            check: looks at all versions, some at a time, before anything is stored.
 
         Raises:
             StorageError: it cannot be read.

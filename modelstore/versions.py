@@ -44,6 +44,8 @@ from modelstore.resolve import beginning, resolve
 from modelstore.version import Incoming, NewVersion, VersionInfo, check_agreement, check_parts, read_manifest
 from streams.clients import connect
 from streams.keys import STORE, Keys
+from streams.locate import locate
+from streams.settings import load_settings
 
 T = TypeVar("T")
 Pipeline: TypeAlias = redis.client.Pipeline
@@ -65,14 +67,21 @@ class VersionStore:
         self._put_script = script("put_version.lua")
 
     @classmethod
-    def open(cls, url: SecretStr | str, tenant: str = "default") -> Self:
-        """The store of a tenant at a URL of the models role.
+    def open(cls, url: SecretStr | str | None = None, tenant: str | None = None) -> Self:
+        """The store of a tenant.
+
+        Args:
+            url: of the models role; left out, as the settings say: `models_url`, or a running embedded server.
+            tenant: left out, as the settings say, or `default` if a URL is given.
 
         Raises:
-            ConfigurationError: the URL is none.
+            ConfigurationError: the URL is none, or there is no server.
             BadName: the tenant cannot be one.
         """
-        return cls(connect(url), Keys(tenant))
+        if url is None:
+            settings, _ = load_settings()
+            url, tenant = locate(settings, "models"), tenant or settings.tenant
+        return cls(connect(url), Keys(tenant or "default"))
 
     def put_many(self, versions: Sequence[NewVersion]) -> list[VersionInfo]:
         """Store versions; one that is there already keeps its number and its time.

@@ -5,7 +5,7 @@ Runs on a bare Python, so it imports nothing but Python's own library. In this o
 1. a virtual environment, unless a usable one is there (one that no longer runs is replaced);
 2. everything in `requirements.lock`, which holds for all platforms and is checked by its hashes;
 3. the project itself, editable, built with the locked tools;
-4. the numba kernels, compiled ahead, so that the first run does not wait for them;
+4. the kernels' machine code, made ahead, so that the first run does not wait for it;
 5. the stamp `DIRECTORY/.ready`, by which `make` sees that all of this is done.
 
 What pip prints goes to `DIRECTORY/setup.log`; its end is shown when a step fails. A crash at any step leaves an

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import data, dead, evaluate, follow, look, model, models, release, report, run, snapshot
+from ops.commands import data, dead, evaluate, follow, look, model, predict, release, report, run, snapshot, training
 from ops.commands.session import WHERE, remember, with_common
 
 app = typer.Typer(
@@ -50,7 +50,8 @@ app.callback()(with_common(_root))
 run.register(app)
 data.register(app)
 follow.register(app)
-models.register(app)
+training.register(app)
+predict.register(app)
 model.register(app)
 release.register(app)
 snapshot.register(app)

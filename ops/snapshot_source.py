@@ -7,21 +7,21 @@ is loaded fails its checksum, or gives models that fail their digests, and is lo
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from modelstore.s3 import S3Options, make_client, s3_errors
 from ops.errors import SnapshotError
 from streams.errors import ConfigurationError
 from streams.settings import Settings
 
-#: Seconds that a store of objects may take to connect or to go on.
-TIMEOUT_S = 30
+if TYPE_CHECKING:
+    from modelstore.s3 import S3Options
+
 SCHEMES = ("rdb", "s3")
 
 
@@ -66,7 +66,9 @@ def source_of(url: SecretStr | str, settings: Settings) -> Source:
         return FileSource(Path(path))
     if not parts.netloc or len(path) < 2:
         raise ConfigurationError(f"models_url {text} names no object: write s3://BUCKET/KEY")
-    return ObjectSource(parts.netloc, path[1:], settings.s3_endpoint, settings.s3_checksums)
+    from modelstore.s3 import S3Options
+
+    return ObjectSource(parts.netloc, path[1:], S3Options(settings.s3_endpoint, settings.s3_checksums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,7 @@ class ObjectSource:
 
     bucket: str
     key: str
-    endpoint: str | None = None
-    checksums: Literal["when_required", "when_supported"] = "when_required"
+    options: S3Options
     _made: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -120,12 +121,13 @@ class ObjectSource:
         """See `Source`."""
         self._ask(lambda client: client.download_file(self.bucket, self.key, str(to)))
 
-    def _ask(self, use: Any) -> Any:
-        options = S3Options(self.endpoint, self.checksums, TIMEOUT_S)
+    def _ask(self, use: Callable[[Any], Any]) -> Any:
+        from modelstore.s3 import make_client, s3_errors
+
         try:
             with s3_errors(f"the snapshot {self} cannot be read", SnapshotError):
                 if not self._made:
-                    self._made.append(make_client(options))
+                    self._made.append(make_client(self.options))
                 return use(self._made[0])
         except OSError as error:
             raise SnapshotError(f"the snapshot {self} cannot be read: {error}") from error

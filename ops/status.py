@@ -227,7 +227,8 @@ def _lag(
         return None, None
     # 3. Redis keeps the count (7.0, unless entries were deleted ahead of the group).
     known = next((group.get("lag") for group in groups if group["name"] == SCORERS.encode()), None)
-    if known is not None:
+    # Below zero: a cursor that is ahead of the stream's own count, as after a stream was deleted and made anew.
+    if known is not None and known >= 0:
         return int(known), None
     # 4. It does not: count what is there, up to a bound.
     following = cast(list[Any], client.xrange(keys.ticks, f"({checkpoint}", "+", COUNT_TO + 1))

@@ -87,7 +87,7 @@ def _ticks(
         for tick in range(len(block)):
             if (entry, tick) not in dead:
                 yield block.table[block.code[tick]].decode(), int(block.ts[tick])
-    elif (entry, 0) not in dead and b"kind" not in fields:
+    elif (entry, 0) not in dead and fields.get(b"kind", b"tick") == b"tick":
         yield fields[b"symbol"].decode(), int(fields[b"ts"])
 
 

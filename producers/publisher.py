@@ -11,178 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
-import numpy as np
 import redis
 import redis.asyncio
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from streams.append import Steps, append, run, run_async
-from streams.clients import connect, connect_async, translate
-from streams.columns import TickLike, Ticks, check_ticks
-from streams.errors import BadRecord
+from producers.plan import Plan, single
+from streams.clients import connect, connect_async
+from streams.columns import TickLike, Ticks
+from streams.exchange import run, run_async
 from streams.ids import StreamID
-from streams.keys import PartitionKeys
-from streams.locate import locate
-from streams.numbering import Numbering, Place, taken_of
-from streams.publish import Blocks, Group, clock_fields, group_ticks
-from streams.room import Room
-from streams.series import check_tenant
-from streams.settings import Origins, Settings, load_settings
-from streams.tenant import Tenant, open_tenant
-
-#: Ticks per round trip where each is an entry: one script of this many XADDs holds Redis up for 3 ms.
-EXCHANGE_ROWS = 1000
-#: The same where they travel in blocks, spread over the partitions.
-EXCHANGE_BLOCK_ROWS = 16_384
-
-
-class _Plan:
-    """What both publishers are made of, without I/O of their own except opening the tenant."""
-
-    def __init__(
-        self,
-        settings: Settings | None,
-        origins: Origins | None,
-        url: str | SecretStr | None,
-        tenant: str | None,
-        patience_s: float,
-        publisher: str | None,
-        from_start: bool,
-        blocks: Blocks,
-    ) -> None:
-        if settings is None:
-            settings, origins = load_settings(tenant=tenant)
-        elif tenant is not None:
-            settings = settings.model_copy(update={"tenant": check_tenant(tenant)})
-        self.settings = settings
-        self.origins = origins
-        self.url: str | SecretStr = locate(settings, "streams") if url is None else url
-        self.patience_s = patience_s
-        self.numbering = Numbering.of(publisher)
-        self.room = Room(settings.memory_mark, settings.on_full)
-        self._from_start = from_start
-        self._blocks: Blocks = blocks
-        self._tenant: Tenant | None = None
-        self._homes: dict[str, PartitionKeys] = {}
-
-    @property
-    def ready(self) -> bool:
-        return self._tenant is not None
-
-    @property
-    def tenant(self) -> Tenant:
-        """The tenant, opened (or created) at the first call."""
-        if self._tenant is None:
-            with connect(self.url) as client, translate(self.url):
-                tenant = open_tenant(client, self.settings, self.origins)
-                if self.numbering.named:
-                    self.numbering.places = _places(client, tenant, self.numbering.name, self._from_start)
-            self._tenant = tenant
-        return self._tenant
-
-    def positions(self) -> dict[int, int]:
-        tenant, places = self.tenant, self.numbering.places
-        found = {at: places.get(tenant.keys.partition(at).ticks, Place()) for at in range(tenant.partitions)}
-        return {at: max(place.sent, place.taken) for at, place in found.items()}
-
-    def home_of(self, symbol: str) -> PartitionKeys:
-        home = self._homes.get(symbol)
-        if home is None:
-            home = self._homes[symbol] = self.tenant.keys.partition(self.tenant.partition_of(symbol))
-        return home
-
-    def one(self, ticks: Ticks) -> tuple[str, Steps]:
-        groups = group_ticks(ticks, self.home_of)
-        return groups[0].keys.ticks, self.append(groups)
-
-    def many(self, ticks: Ticks | Iterable[TickLike]) -> Iterator[tuple[int, Steps]]:
-        """Exchange by exchange: how many ticks it has, and its steps. A bad row ends it."""
-        sent = 0
-        rows = EXCHANGE_ROWS if self._blocks == "never" else EXCHANGE_BLOCK_ROWS
-        for part in _parts(ticks, rows):
-            for chunk in part.chunks(rows):
-                yield len(chunk), self.append(group_ticks(chunk, self.home_of, sent), before=sent)
-                sent += len(chunk)
-
-    def clock(self, ts: int, now: int) -> Steps:
-        fields = clock_fields(ts)
-        ahead_ms = (ts - now) // 1_000_000
-        if ahead_ms > self.tenant.pipeline.max_ahead_ms:
-            raise BadRecord(
-                "future",
-                f"clock: {ts} lies {ahead_ms / 1000:,.0f} s ahead of now, and all ticks before it would come too late: "
-                "say it when that time has passed",
-            )
-        homes = [self.tenant.keys.partition(partition) for partition in range(self.tenant.partitions)]
-        return self.append([Group(keys, np.array([row]), None, fields) for row, keys in enumerate(homes)])
-
-    def append(self, groups: Sequence[Group], before: int = 0) -> Steps:
-        return append(
-            groups, self.numbering, self.url,
-            patience_s=self.patience_s, blocks=self._blocks, room=self.room, before=before,
-        )  # fmt: skip
-
-    def records(self) -> list[tuple[str, str]]:
-        """Keys and fields of what an anonymous publisher leaves behind in the log."""
-        if self.numbering.named or self._tenant is None:
-            return []
-        homes = map(self._tenant.keys.partition, range(self._tenant.partitions))
-        return [(home.publishers, self.numbering.name) for home in homes if home.ticks in self.numbering.places]
-
-
-def _places(client: redis.Redis, tenant: Tenant, name: str, from_start: bool) -> dict[str, Place]:
-    """How far the log has come with a named publisher's sequence."""
-    homes = [tenant.keys.partition(partition) for partition in range(tenant.partitions)]
-    with client.pipeline(transaction=False) as pipe:
-        for home in homes:
-            pipe.hget(home.publishers, name)
-        records = cast(list[bytes | None], pipe.execute())
-    places = {}
-    for home, record in zip(homes, records, strict=True):
-        if record is not None:
-            taken = taken_of(record)
-            places[home.ticks] = Place(0 if from_start else taken, taken, record.split(b" ")[1].decode())
-    return places
-
-
-def _parts(ticks: Ticks | Iterable[TickLike], piece: int) -> Iterator[Ticks]:
-    """Checked ticks: all at once where all are at hand, else piece by piece."""
-    if isinstance(ticks, Ticks):
-        check_ticks(ticks)
-        yield ticks
-    elif isinstance(ticks, Sequence):
-        yield Ticks.from_rows(ticks)
-    else:
-        first, source = 0, iter(ticks)
-        while rows := list(islice(source, piece)):
-            try:
-                part = Ticks.from_rows(rows, first)
-            except BadRecord as error:
-                raise BadRecord(error.reason, f"{error}. The {first} ticks before row {first} were published") from None
-            yield part
-            first += len(rows)
-
-
-def _single(
-    symbol: str,
-    price: float,
-    size: float,
-    ts: int,
-    bid: float | None,
-    ask: float | None,
-    venue_id: str | None,
-) -> Ticks:
-    try:
-        return Ticks.from_rows([(symbol, price, size, ts, bid, ask, venue_id)])
-    except BadRecord as error:
-        # There is but one row.
-        raise BadRecord(error.reason, str(error).removeprefix("row 0: ")) from None
+from streams.numbering import Numbering
+from streams.publish import Blocks
+from streams.settings import Origins, Settings
+from streams.tenant import Tenant
 
 
 class TickPublisher:
@@ -221,7 +67,7 @@ class TickPublisher:
         now: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._plan = _Plan(settings, origins, url, tenant, patience_s, publisher, from_start, blocks)
+        self._plan = Plan(settings, origins, url, tenant, patience_s, publisher, from_start, blocks)
         self._client: redis.Redis = connect(self._plan.url)
         self._now = now
         self._sleep = sleep
@@ -264,7 +110,7 @@ class TickPublisher:
             PublishError: it may not be in the log.
         """
         at = self._now() if ts is None else ts
-        key, steps = self._plan.one(_single(symbol, price, size, at, bid, ask, id))
+        key, steps = self._plan.one(single(symbol, price, size, at, bid, ask, id))
         return run(self._client, steps, self._sleep)[key]
 
     def publish_many(self, ticks: Ticks | Iterable[TickLike]) -> int:
@@ -279,6 +125,7 @@ class TickPublisher:
 
         Raises:
             BadRecord: a row cannot be sent; the message names it.
+            PublishGap: the log lost ticks of a named sequence: `rewind`, and publish it from its start.
             PublishError: publishing stopped on the way; the error says how far it certainly came.
         """
         count = 0
@@ -309,6 +156,15 @@ class TickPublisher:
     def positions(self) -> dict[int, int]:
         """How many ticks of this publisher's sequence the log has taken, by partition."""
         return self._plan.positions()
+
+    def rewind(self) -> None:
+        """Begin a named publisher's sequence again: what is published next is its first tick. The log is asked anew how
+        much it has, and that much is passed over. For a publisher without a name it does nothing.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        self._plan.rewind()
 
     def close(self) -> None:
         """Close the connections."""
@@ -345,7 +201,7 @@ class AsyncTickPublisher:
         blocks: Blocks = "auto",
         now: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._plan = _Plan(settings, origins, url, tenant, patience_s, publisher, from_start, blocks)
+        self._plan = Plan(settings, origins, url, tenant, patience_s, publisher, from_start, blocks)
         self._client: redis.asyncio.Redis = connect_async(self._plan.url)
         self._now = now
         # Ticks are numbered in the order in which they are sent, so calls take turns.
@@ -354,7 +210,8 @@ class AsyncTickPublisher:
     async def open(self) -> Tenant:
         """The tenant; see `TickPublisher.tenant`."""
         if not self._plan.ready:
-            await asyncio.to_thread(lambda: self._plan.tenant)
+            # Several tasks may be here at once: what the slower ones find is out of date.
+            self._plan.opened(*await asyncio.to_thread(self._plan.look))
         return self._plan.tenant
 
     async def publish(
@@ -370,7 +227,7 @@ class AsyncTickPublisher:
         """Publish one tick; see `TickPublisher.publish`."""
         await self.open()
         at = self._now() if ts is None else ts
-        ticks = _single(symbol, price, size, at, bid, ask, id)
+        ticks = single(symbol, price, size, at, bid, ask, id)
         async with self._turn:
             key, steps = self._plan.one(ticks)
             return (await run_async(self._client, steps))[key]
@@ -400,6 +257,11 @@ class AsyncTickPublisher:
         """How many ticks of this publisher's sequence the log has taken, by partition."""
         await self.open()
         return self._plan.positions()
+
+    async def rewind(self) -> None:
+        """Begin a named publisher's sequence again; see `TickPublisher.rewind`."""
+        async with self._turn:
+            await asyncio.to_thread(self._plan.rewind)
 
     async def close(self) -> None:
         """Close the connections."""

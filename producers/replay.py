@@ -2,13 +2,15 @@
 
 The merge is stable: of ticks at the same time, an earlier table's come first, and within a table the earlier row. It
 works in pieces of bounded size. A replay can stop at an event time and go on from there (`start`, `until`): nothing is
-sent twice and nothing left out between `until=T` and the next `start=T`. `plan` decides and does no I/O; `replay` and
-`replay_async` carry it out.
+sent twice and nothing left out between `until=T` and the next `start=T`. Where the log loses ticks of a named replay
+that it had taken (restored from an older state), the replay begins anew and passes over what is there. `plan` decides
+and does no I/O; `replay` and `replay_async` carry it out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ from typing import Protocol
 import numpy as np
 
 from producers.publisher import AsyncTickPublisher
-from streams.append import PublishError
+from streams.append import PublishError, PublishGap
 from streams.columns import Ticks
 from streams.errors import BadRecord, ConfigurationError
+
+log = logging.getLogger("red10.replay")
 
 #: Most rows that are taken from each table into one piece.
 PIECE_ROWS = 10_000
@@ -35,6 +39,9 @@ class Publisher(Protocol):
 
     def publish_many(self, ticks: Ticks, /) -> int:
         """Publish ticks in order; return how many."""
+
+    def rewind(self) -> None:
+        """Begin the sequence again, passing over what the log has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +147,18 @@ class _Count:
         self._now = now
         self._began = now()
         self._first: int | None = None
-        self._last: int | None = None
+        self.last: int | None = None
         self.done = 0
 
     def published(self, ticks: Ticks) -> None:
         self._first = int(ticks.ts[0]) if self._first is None else self._first
-        self._last = int(ticks.ts[-1])
+        self.last = int(ticks.ts[-1])
         self.done += len(ticks)
         if self._on_progress is not None:
-            self._on_progress(self.done, self._total, self._last)
+            self._on_progress(self.done, self._total, self.last)
 
     def result(self) -> Replayed:
-        return Replayed(self.done, self._first, self._last, self._now() - self._began)
+        return Replayed(self.done, self._first, self.last, self._now() - self._began)
 
 
 def _prepare(tables: Sequence[Ticks], speed: float | None, start: int | None, until: int | None) -> list[Ticks]:
@@ -193,17 +200,22 @@ def replay(
         ConfigurationError: the speed is none.
     """
     chosen = _prepare(tables, speed, start, until)
-    count = _Count(chosen, on_progress, now)
-    for step in plan(chosen, speed=speed, paced_from=paced_from, now=now):
-        if isinstance(step, float):
-            sleep(step)
-            continue
+    while True:
+        count = _Count(chosen, on_progress, now)
         try:
-            publisher.publish_many(step)
+            for step in plan(chosen, speed=speed, paced_from=paced_from, now=now):
+                if isinstance(step, float):
+                    sleep(step)
+                    continue
+                publisher.publish_many(step)
+                count.published(step)
+            return count.result()
+        except PublishGap as gap:
+            log.warning("%s", gap.cause)
+            paced_from = count.last
+            publisher.rewind()
         except PublishError as error:
             raise error.shifted(count.done) from error.__cause__
-        count.published(step)
-    return count.result()
 
 
 async def replay_async(
@@ -218,14 +230,20 @@ async def replay_async(
 ) -> Replayed:
     """`replay` under asyncio."""
     chosen = _prepare(tables, speed, start, until)
-    count = _Count(chosen, on_progress, now)
-    for step in plan(chosen, speed=speed, now=now):
-        if isinstance(step, float):
-            await asyncio.sleep(step)
-            continue
+    paced_from: int | None = None
+    while True:
+        count = _Count(chosen, on_progress, now)
         try:
-            await publisher.publish_many(step)
+            for step in plan(chosen, speed=speed, paced_from=paced_from, now=now):
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                    continue
+                await publisher.publish_many(step)
+                count.published(step)
+            return count.result()
+        except PublishGap as gap:
+            log.warning("%s", gap.cause)
+            paced_from = count.last
+            await publisher.rewind()
         except PublishError as error:
             raise error.shifted(count.done) from error.__cause__
-        count.published(step)
-    return count.result()

@@ -7,42 +7,35 @@ An exchange sends one group of entries per partition in one round trip. A group 
   tried again later without its entries changing places;
 - a lost reply is cleared up by sending the same group again: the log answers `DUP` if it has it;
 - a log that lost what it had acknowledged (deleted, restored from an older state) says so, `GAP` or `RESET`. That is
-  counted and logged, and publishing goes on: what is lost is not this module's to bring back.
+  counted and logged, and publishing goes on; but where the sequence can be sent again, `PublishGap` says so.
 
 `append` decides and does no I/O: a generator that yields what to do (`Exchange`, `Probe`, `Pause`) and is sent what
-came of it; `run` and `run_async` do it.
+came of it; `streams.exchange` does it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
-from typing import Any
 
-import redis
-import redis.asyncio
 from pydantic import SecretStr
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError
 
 from streams.clients import TRANSIENT, Backoff, error_code, explain
 from streams.errors import Red10Error, RedisRefused
+from streams.exchange import Exchange, Outcome, Steps
 from streams.ids import StreamID
 from streams.numbering import EXPIRY_MS, Numbering, Place
 from streams.publish import Blocks, Group
-from streams.room import Memory, Pause, Probe, Room
+from streams.room import Pause, Room
 
 log = logging.getLogger("red10.publish")
 
 _SCRIPT = files("streams").joinpath("publish.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
-#: Answers of a server that is there: the connection stays in step.
-_ANSWERS = (ResponseError, BusyLoadingError, AuthenticationError)
 
 
 class PublishError(Red10Error):
@@ -73,31 +66,21 @@ class PublishError(Red10Error):
         return PublishError(self.cause, self.accepted + rows, unsure, out, self.next_row + rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Send `payload` and read `replies` answers, one per group."""
+class PublishGap(PublishError):
+    """The log lost ticks of a sequence that can be sent again: begin it again, what the log has is passed over."""
 
-    payload: bytes
-    replies: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of an exchange.
-
-    Attributes:
-        replies: answers read, errors of the server among them.
-        error: what ended the reading early, if anything.
-        sent: whether anything may have reached the server.
-    """
-
-    replies: list[Any]
-    error: Exception | None
-    sent: bool
+    def shifted(self, rows: int) -> PublishGap:
+        """As it is: the rows are to be sent again anyway."""
+        return self
 
 
-#: What `append` is: yields what to do, is sent what came of it, returns the last id of each stream.
-Steps = Generator[Exchange | Probe | Pause, Any, dict[str, StreamID]]
+class _Lost(Exception):
+    """The log has less of the sequence than it had acknowledged."""
+
+    def __init__(self, key: str, ticks: int) -> None:
+        super().__init__(key, ticks)
+        self.key = key
+        self.ticks = ticks
 
 
 class _Appending:
@@ -174,6 +157,8 @@ class _Appending:
             self._keep(self._answered(group, *reply))
         if not outcome.sent:
             self.doubt -= self._settled
+        elif silent:
+            self.numbering.unsure = True
         self.pending += silent
         return errors, len(errors) < len(answered)
 
@@ -190,9 +175,21 @@ class _Appending:
             return self._advanced(group, place, group.count)
         if word == b"DUP":
             place.taken, place.last = taken, entry.decode()
+            # No call of this publisher's had gone without a reply here, so these ticks are somebody else's.
+            if not numbering.repeats and group.keys.ticks in self._settled:
+                if not numbering.rivals:
+                    log.error(
+                        "%s: another publisher uses the name %s: numbering goes on behind it",
+                        group.keys.ticks, numbering.name,
+                    )  # fmt: skip
+                numbering.rivals += 1
+                place.sent = taken
+                return group
             return self._advanced(group, place, min(group.count, taken - place.sent))
         if word == b"GAP":
             numbering.gaps += 1
+            if numbering.repeats:
+                raise _Lost(group.keys.ticks, place.sent - taken)
             numbering.lost += place.sent - taken
             log.error(
                 "%s lost %d ticks of publisher %s that it had taken, as after a restore of an older state: going on",
@@ -216,6 +213,7 @@ class _Appending:
         """Leave what is in doubt behind: what comes next must not be taken for it."""
         for group in self.pending:
             if group.keys.ticks in self.doubt:
+                self.numbering.unsure = True
                 place = self.numbering.place(group.keys)
                 place.sent += group.count
                 place.last = ""
@@ -245,6 +243,7 @@ def append(
         now: a monotonic clock, seconds.
 
     Raises:
+        PublishGap: the log lost ticks of a sequence that can be sent again.
         PublishError: the patience ended, there is no room, or the server refuses for good. Rows whose reply was lost
             last are in doubt; if they are published once more, they may stand twice.
     """
@@ -256,13 +255,19 @@ def append(
     try:
         while work.pending:
             if room is not None:
+                waited = room.throttled_s
                 try:
                     yield from room.wait()
                 except RedisRefused as full:
                     raise _stopped(full, work, next_row) from None
+                # Patience is for a Redis that refuses or is away, not for one whose memory is full.
+                give_up += room.throttled_s - waited
             payload = work.payload()
             outcome: Outcome = yield Exchange(payload, len(work.pending))
-            errors, progress = work.take(outcome)
+            try:
+                errors, progress = work.take(outcome)
+            except _Lost as lost:
+                raise _gap(lost.key, lost.ticks, work, next_row) from None
             if room is not None:
                 room.sent(len(payload))
             if progress:
@@ -286,6 +291,14 @@ def append(
     return work.last
 
 
+def _gap(key: str, ticks: int, work: _Appending, next_row: int) -> PublishGap:
+    cause = Red10Error(
+        f"{key} lost {ticks} ticks of publisher {work.numbering.name} that it had taken, as after a restore of an "
+        "older state: begin the sequence again (`rewind`), what the log has is passed over"
+    )
+    return PublishGap(cause, work.accepted, work.rows(doubt=True), work.rows(doubt=False), next_row)
+
+
 def _stopped(cause: Red10Error, work: _Appending, next_row: int) -> PublishError:
     return PublishError(cause, work.accepted, work.rows(doubt=True), work.rows(doubt=False), next_row)
 
@@ -295,97 +308,3 @@ def _passes(error: Exception, outcome: Outcome) -> bool:
     if isinstance(error, AuthenticationError):
         return False
     return error_code(error) in TRANSIENT or error is outcome.error
-
-
-def run(client: redis.Redis, steps: Steps, sleep: Callable[[float], None] = time.sleep) -> dict[str, StreamID]:
-    """Carry the steps out."""
-    outcome: Outcome | Memory | None = None
-    try:
-        while True:
-            step = steps.send(outcome)
-            outcome = None
-            if isinstance(step, Pause):
-                sleep(step.seconds)
-            elif isinstance(step, Probe):
-                with contextlib.suppress(RedisError, OSError):
-                    outcome = Memory.of(client.info("memory"))
-            else:
-                outcome = _send(client, step)
-    except StopIteration as end:
-        last: dict[str, StreamID] = end.value
-        return last
-    finally:
-        steps.close()
-
-
-def _send(client: redis.Redis, exchange: Exchange) -> Outcome:
-    # redis-py leaves the methods of pools and connections untyped.
-    pool: Any = client.connection_pool
-    try:
-        connection = pool.get_connection()
-    except (RedisError, OSError) as error:
-        return Outcome([], error, sent=False)
-    replies: list[Any] = []
-    whole = False
-    try:
-        connection.send_packed_command([exchange.payload])
-        for _ in range(exchange.replies):
-            try:
-                replies.append(connection.read_response(disconnect_on_error=False))
-            except _ANSWERS as error:
-                replies.append(error)
-        whole = True
-        return Outcome(replies, None, sent=True)
-    except (RedisError, OSError) as error:
-        return Outcome(replies, error, sent=True)
-    finally:
-        # Whatever interrupts the reading (Ctrl-C too) leaves replies behind that no later command may take for its own.
-        if not whole:
-            connection.disconnect()
-        pool.release(connection)
-
-
-async def run_async(client: redis.asyncio.Redis, steps: Steps) -> dict[str, StreamID]:
-    """Carry the steps out under asyncio."""
-    outcome: Outcome | Memory | None = None
-    try:
-        while True:
-            step = steps.send(outcome)
-            outcome = None
-            if isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-            elif isinstance(step, Probe):
-                with contextlib.suppress(RedisError, OSError):
-                    outcome = Memory.of(await client.info("memory"))
-            else:
-                outcome = await _send_async(client, step)
-    except StopIteration as end:
-        last: dict[str, StreamID] = end.value
-        return last
-    finally:
-        steps.close()
-
-
-async def _send_async(client: redis.asyncio.Redis, exchange: Exchange) -> Outcome:
-    pool: Any = client.connection_pool
-    try:
-        connection = await pool.get_connection()
-    except (RedisError, OSError) as error:
-        return Outcome([], error, sent=False)
-    replies: list[Any] = []
-    whole = False
-    try:
-        await connection.send_packed_command([exchange.payload])
-        for _ in range(exchange.replies):
-            try:
-                replies.append(await connection.read_response(disconnect_on_error=False))
-            except _ANSWERS as error:
-                replies.append(error)
-        whole = True
-        return Outcome(replies, None, sent=True)
-    except (RedisError, OSError) as error:
-        return Outcome(replies, error, sent=True)
-    finally:
-        if not whole:
-            await connection.disconnect(nowait=True)
-        await pool.release(connection)

@@ -24,7 +24,8 @@
 -- then per output:    index into KEYS, number of arguments, field, value, …
 --
 -- Answers {word, detail}: FENCED, DUP, RESET, GAP, BROKEN, OK; after OK, {group, entries} for each group that is not
--- required and lost entries to the trim that it had not read or not acknowledged. Scripts have no rollback, so every check comes before the
+-- required and lost entries to the trim that it had not read or not acknowledged. The detail of an OK is a required group
+-- that does not exist, so that nothing was trimmed; else it is empty. Scripts have no rollback, so every check comes before the
 -- first write. The first write is a trim that drops nothing: before 7.0 that is what lets the rest run when memory is
 -- full. The trim that drops input comes last: should a write fail all the same (a user who may not call it), the batch
 -- can be read again.
@@ -129,7 +130,7 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
     end
   end
 end
-if next(missing) then return {'OK', ''} end
+if next(missing) then return {'OK', (next(missing))} end
 hold = cut
 for _, group in ipairs(waiting) do
   if earlier(group.done, hold) then hold = group.done end

@@ -116,6 +116,11 @@ class Committer:
         """Whether the server is 7.0 or newer."""
         return self._modern
 
+    @property
+    def short(self) -> bool:
+        """Whether Redis is short of memory."""
+        return self._short()
+
     def arguments(self, token: str, commit: Commit) -> tuple[list[str], list[str | bytes]]:
         """KEYS and ARGV of the call. Pure."""
         keys = [self._keys.state, self._keys.lease, self._keys.ticks]
@@ -171,7 +176,8 @@ class Committer:
                 whoever takes the partition over finds out from the state.
 
         Returns:
-            The answer, and its detail: the key for `BROKEN`, the missing entry for `GAP`.
+            The answer, and its detail: the key for `BROKEN`, the missing entry for `GAP`, for `OK` a required group
+            that does not exist.
 
         Raises:
             RedisError, OSError: an error that waiting does not cure, or was not to be waited out.

@@ -6,6 +6,7 @@ everything whose (position of its entry, tick within the entry) is smaller lies 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -94,6 +95,10 @@ class Unusable:
     tick: int = 0
 
 
+def _place(item: Unusable) -> Cut:
+    return Cut(item.position, item.tick)
+
+
 @dataclass(slots=True)
 class Decoded:
     """A batch, or a window of one, in order of arrival.
@@ -134,8 +139,10 @@ class Decoded:
     def window(self, begin: Cut, most: int) -> Decoded:
         """From `begin` on at most `most` ticks and control entries, and at most as many unusable ones; `most` >= 1."""
         end = self._after(begin, most)
-        bad = [Cut(item.position, item.tick) for item in self.unusable if begin <= (item.position, item.tick) < end]
-        return self.between(begin, bad[most] if len(bad) > most else end)
+        first = bisect_left(self.unusable, begin, key=_place)
+        if first + most < len(self.unusable):
+            end = min(end, _place(self.unusable[first + most]))
+        return self.between(begin, end)
 
     def _after(self, begin: Cut, most: int) -> Cut:
         left = most
@@ -164,5 +171,18 @@ class Decoded:
                     parts.append(part.rows(first, last))
             elif begin <= (part.position, 0) < end:
                 parts.append(part)
-        unusable = [item for item in self.unusable if begin <= (item.position, item.tick) < end]
+        first, last = (bisect_left(self.unusable, cut, key=_place) for cut in (begin, end))
+        unusable = self.unusable[first:last]
         return replace(self, parts=parts, unusable=unusable, begin=begin, end=end)
+
+    @property
+    def first(self) -> Cut:
+        """Where the first tick or control entry stands; the beginning if there is none."""
+        for part in self.parts:
+            return part.cut(0) if isinstance(part, TickRun) else Cut(part.position, 0)
+        return self.begin
+
+    def set_aside(self, reason: str, detail: str) -> Decoded:
+        """The same with none of its ticks and control entries used, the first of which is told of."""
+        aside = Unusable(reason, detail, *self.first)
+        return replace(self, parts=[], unusable=[*self.unusable, aside])

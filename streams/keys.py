@@ -18,6 +18,7 @@ a Redis Cluster can spread partitions:
     red10:{T}:wake             pubsub  a lease was released
     red10:{T}:requests         stream  training and prediction requests, group `trainers`
     red10:{T}:results          stream  what became of each request
+    red10:{T}:predictions      stream  answers to prediction requests
     red10:{T}:answered         zset    requests that have their answer -> when they were posted, ms
     red10:{T}:attempts         hash    request under way -> history of its deliveries, JSON
     red10:{T}:dead             stream  requests that were given up
@@ -171,6 +172,11 @@ class Keys:
     def results(self) -> str:
         """Stream: what became of each request."""
         return self._key("results")
+
+    @property
+    def predictions(self) -> str:
+        """Stream: answers to prediction requests."""
+        return self._key("predictions")
 
     @property
     def answered(self) -> str:

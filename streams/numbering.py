@@ -6,8 +6,11 @@ taken, in the same script call that appends them. So a call whose reply was lost
 source that can be read again from its start (a file) can be published again after a crash: what the log has is passed
 over.
 
-- An *anonymous* publisher is a sequence of its own, made with the object and forgotten when it is closed.
-- A *named* one goes on where the last publisher of this name stopped. The same name says: the same sequence.
+- An *anonymous* publisher is a sequence of its own, made with the object and forgotten when it is closed, unless a
+  reply was lost: a call that is still on its way must find the record.
+- A *named* one goes on where the last publisher of this name stopped. The same name says: the same sequence, if it
+  begins again. If it does not (a live feed), or has no name (and its process was forked), another publisher of the
+  name has ticks of its own: then this one goes on numbering behind them, and none is passed over for the other's.
 
 A `Numbering` is in memory what the log is believed to have; a crash loses nothing, since the records are asked first.
 """
@@ -63,33 +66,39 @@ class Numbering:
     Attributes:
         name: as it stands in the log.
         named: whether the name was given.
+        repeats: whether others of this name publish the same ticks, which can be sent again from the first one on.
         places: by the key of the partition's stream.
         passed_over: ticks that were not sent, since the log had them.
         gaps: how often the log turned out to have lost ticks of this publisher that it had acknowledged.
         lost: how many those were, as far as is known.
         resets: how often the log knew nothing of what this publisher had sent.
+        rivals: how often another publisher of this name, with other ticks, had come first.
+        unsure: whether a reply was ever lost, so that a call may still be on its way.
         script_known: whether the server is believed to know the script.
     """
 
     name: str
     named: bool
+    repeats: bool
     places: dict[str, Place] = field(default_factory=dict)
     passed_over: int = 0
     gaps: int = 0
     lost: int = 0
     resets: int = 0
+    rivals: int = 0
+    unsure: bool = False
     script_known: bool = False
 
     @classmethod
-    def of(cls, name: str | None) -> Numbering:
-        """A named one, or an anonymous one for `None`.
+    def of(cls, name: str | None, *, from_start: bool = True) -> Numbering:
+        """A named one, which begins its sequence again or does not, or an anonymous one for `None`.
 
         Raises:
             BadName: the name cannot be one.
         """
         if name is None:
-            return cls("~" + secrets.token_hex(8), False)
-        return cls(check_publisher(name), True)
+            return cls("~" + secrets.token_hex(8), False, False)
+        return cls(check_publisher(name), True, from_start)
 
     def place(self, keys: PartitionKeys) -> Place:
         """Where the publisher is in a partition."""

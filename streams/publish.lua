@@ -26,6 +26,7 @@ local function earlier(a, b)
 end
 
 local base, count = tonumber(ARGV[3]), tonumber(ARGV[4])
+local total = base + count
 local record = redis.call('HGET', KEYS[2], ARGV[1])
 if record then
   local ticks, entry = string.match(record, '^(%d+) (%S+)')
@@ -46,6 +47,8 @@ if record then
   local taken = tonumber(ticks)
   if taken > base and count > 0 then return {'DUP', ticks, entry} end
   if taken < base and ARGV[2] ~= '' then return {'GAP', ticks, entry} end
+  -- A clock entry may come before ticks that are begun again, or late: what was taken stays taken.
+  total = math.max(total, taken)
 elseif ARGV[2] ~= '' then
   return {'RESET', '0', ''}
 end
@@ -58,7 +61,7 @@ while i <= #ARGV do
   last = redis.call('XADD', KEYS[1], '*', unpack(ARGV, i + 1, i + words))
   i = i + words + 1
 end
-redis.call('HSET', KEYS[2], ARGV[1], string.format('%d %s %d', base + count, last, now))
+redis.call('HSET', KEYS[2], ARGV[1], string.format('%d %s %d', total, last, now))
 -- A new publisher: now and then those that have been silent for long make room.
 if not record and redis.call('HLEN', KEYS[2]) % 128 == 0 then
   local all = redis.call('HGETALL', KEYS[2])
@@ -67,4 +70,4 @@ if not record and redis.call('HLEN', KEYS[2]) % 128 == 0 then
     if now - tonumber(when) > tonumber(ARGV[5]) then redis.call('HDEL', KEYS[2], all[at]) end
   end
 end
-return {'OK', string.format('%d', base + count), last}
+return {'OK', string.format('%d', total), last}

@@ -30,6 +30,10 @@ def _from_json(value: object) -> object:
 Vector = Annotated[tuple[float | None, ...], BeforeValidator(_from_json)]
 Flags = Annotated[tuple[bool, ...], BeforeValidator(_from_json)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_from_json)]
+#: One vector per row.
+Vectors = Annotated[tuple[tuple[float, ...], ...], BeforeValidator(_from_json)]
+#: Rows of a table: column -> cell.
+Rows = Annotated[tuple[dict[str, str | int | float | bool | None], ...], BeforeValidator(_from_json)]
 #: The raw fields of an entry (`streams.raw`).
 RawFields = Annotated[dict[str, str] | tuple[str, ...], BeforeValidator(_from_json)]
 
@@ -223,6 +227,51 @@ class TrainingRequest(Record):
             raise ValueError(str(error)) from None
 
 
+class TableRequest(Record):
+    """Asks for the models of a table to be fitted: each target is a column, predicted from the others."""
+
+    what: ClassVar[str] = "table request"
+
+    kind: str = Field(pattern="^train_table$")
+    dataset: str = Field(
+        min_length=1, max_length=1000, description="CSV or Parquet file below one of the dataset_roots"
+    )
+    table: str | None = Field(None, description="name of the table; left out: the file's name without its ending")
+    targets: Names | None = Field(None, description="columns; left out: each")
+    why: str | None = Field(None, max_length=200, description="for what reason; kept with the versions made")
+    id: str | None = Field(None, max_length=128, description="the requester's own id, returned with the result")
+
+
+class PredictionRequest(Record):
+    """Asks a table's model about rows."""
+
+    what: ClassVar[str] = "prediction request"
+
+    kind: str = Field(pattern="^predict$")
+    model: str = Field(description="a version, such as iris/species or iris/species@3")
+    rows: Rows | None = Field(None, description="the rows, objects of column and cell")
+    dataset: str | None = Field(None, max_length=1000, description="instead of rows: a file below the dataset_roots")
+    id: str | None = Field(None, max_length=128, description="the requester's own id, returned with the result")
+
+
+class PredictionResult(Record):
+    """What a table's model says of the rows of a prediction request."""
+
+    what: ClassVar[str] = "prediction result"
+
+    request: str = Field(description="entry id of the request")
+    id: str | None = None
+    model: str
+    status: str = Field(pattern="^(done|refused|failed)$")
+    reason: str = Field("", description="why it was refused or failed, and what to do")
+    version: str | None = Field(None, description="digest of the version that was asked")
+    values: Vector | None = Field(None, description="of a column of numbers, one per row")
+    labels: Names | None = Field(None, description="of a column of text: the likeliest class of each row")
+    classes: Names | None = Field(None, description="all classes, in the order of the probabilities")
+    probabilities: Vectors | None = Field(None, description="per row one per class")
+    seconds: float = Field(0.0, ge=0)
+
+
 class TrainingResult(Record):
     """What became of a training request."""
 
@@ -233,7 +282,7 @@ class TrainingResult(Record):
     series: str
     status: str = Field(pattern="^(done|refused|failed)$")
     reason: str = Field("", description="why it was refused or failed, and what to do")
-    bars: int | None = Field(None, description="bars found")
+    bars: int | None = Field(None, description="bars found; of a table: none")
     versions: Names = Field((), description="digests of the versions made")
     release: str | None = Field(None, description="release in force once they were put in place")
     trained_through: int | None = Field(None, description="end of the last bar that was used, ns")

@@ -28,6 +28,7 @@ class Input:
         last: the last id that the stream gave out; `None` if there is no stream.
         anchor: whether the checkpoint's entry is in it, and the one that was read in part, if any.
         group: whether the scorers' consumer group is there.
+        first: the oldest entry; `None` if there is none.
         gone: how many entries it had that are no longer in it, if all that are were added after the checkpoint; else
             `None`, as before Redis 7.
     """
@@ -35,6 +36,7 @@ class Input:
     last: StreamID | None
     anchor: bool
     group: bool = True
+    first: StreamID | None = None
     gone: int | None = None
 
 
@@ -82,10 +84,11 @@ async def look(
             anchor = anchor and bool(await client.xrange(keys.ticks, str(entry), str(entry), 1))
     groups = await client.xinfo_groups(keys.ticks)
     named = any(group["name"] == SCORERS.encode() for group in groups)
-    added, first = info.get("entries-added"), info["first-entry"]
-    unread = first is None or StreamID.parse(first[0]) > checkpoint
+    added, oldest = info.get("entries-added"), info["first-entry"]
+    first = None if oldest is None else StreamID.parse(oldest[0])
+    unread = first is None or first > checkpoint
     gone = None if added is None or not unread else int(added) - int(info["length"])
-    return Input(StreamID.parse(info["last-generated-id"]), anchor, named, gone)
+    return Input(StreamID.parse(info["last-generated-id"]), anchor, named, first, gone)
 
 
 async def restore_group(

@@ -168,6 +168,10 @@ class Settings(BaseSettings):
         30_000, ge=500, le=86_400_000, description="silence after which a trainer's request is taken over, ms"
     )
     max_deliveries: int = Field(5, ge=1, le=1000, description="deliveries after which a request is given up")
+    dataset_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (Path("."),), description="directories where trainers read datasets; relative: to where they were started"
+    )
+    dataset_max_mib: int = Field(256, ge=1, le=16_384, description="largest dataset that is read, MiB, unpacked")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
 
     check_memory_mb: int = Field(2048, ge=64, le=1 << 20, description="most memory of the check of new versions, MB")
@@ -195,7 +199,7 @@ class Settings(BaseSettings):
     web_port: int = Field(6066, ge=0, le=65_535, description="port of /metrics and /health; taken: a free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="least level that is logged")
 
-    @field_validator("intervals", "columns", "horizons", "required_groups", mode="before")
+    @field_validator("intervals", "columns", "horizons", "required_groups", "dataset_roots", mode="before")
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return _split(value)

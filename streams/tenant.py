@@ -7,7 +7,7 @@ that was left at its default gives way to what is stored; one that was asked for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -89,7 +89,13 @@ async def keep_tenant(client: redis.asyncio.Redis, tenant: Tenant) -> bool:
     Returns:
         Whether it was gone.
     """
-    if await client.exists(tenant.keys.meta):
+    stored = await cast(Awaitable[bytes | None], client.hget(tenant.keys.meta, "partitions"))
+    if stored is not None:
+        if stored != str(tenant.partitions).encode():
+            raise TenantMismatch(
+                f"tenant {tenant.keys.tenant!r} was created anew with {stored.decode()} partitions while workers with "
+                f"{tenant.partitions} ran: restart them"
+            )
         return False
     seconds, micros = await client.time()
     now = seconds * 1000 + micros // 1000

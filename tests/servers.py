@@ -13,6 +13,9 @@ from typing import Any
 
 import redis
 
+from streams.codec import decode
+from streams.decoded import TickRun
+
 
 def embedded_binary() -> str:
     """The server that pip brings: Redis 6.2."""
@@ -85,3 +88,11 @@ def entries(client: redis.Redis, key: str) -> list[tuple[bytes, dict[bytes, byte
     """All entries of a stream; redis-py's own type admits everything."""
     found: Any = client.xrange(key)
     return [(entry, fields) for entry, fields in found]
+
+
+def prices(client: redis.Redis, key: str) -> list[float]:
+    """The prices of all ticks of an input stream, one by one or in blocks, in order."""
+    decoded = decode(
+        [(entry, [word for pair in fields.items() for word in pair]) for entry, fields in entries(client, key)]
+    )
+    return [price for part in decoded.parts if isinstance(part, TickRun) for price in part.price.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from streams.settings import load_settings
 from streams.tenant import open_tenant
 from tests.servers import Server
 from tests.streams.test_subscribe import signal
+from tests.workers import workers
 
 ROOT = Path(__file__).parent.parent
 KEYS = Keys("default")
@@ -26,7 +28,7 @@ KEYS = Keys("default")
 def environment(server: Server | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RED10_")}
     if server is not None:
-        kept["RED10_STREAMS_URL"] = server.url
+        kept["RED10_STREAMS_URL"] = kept["RED10_MODELS_URL"] = server.url
     return kept | {"PYTHONPATH": str(ROOT)}
 
 
@@ -81,12 +83,32 @@ def test_resuming_prints_each_signal_once(server: Server, client: redis.Redis, t
     assert run("resume.py", server, tmp_path) == [f"{signal(3).ts} SPY:1m buy 1"]
 
 
+def test_rows_of_a_table_are_predicted_by_the_store_and_by_a_trainer(
+    server: Server, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "producers" / "data" / "iris.csv", tmp_path)
+    env = {"RED10_STREAMS_URL": server.url, "RED10_MODELS_URL": server.url, "RED10_DATA_DIR": str(tmp_path / "data")}
+    with workers(env, tmp_path) as crew:
+        trainer = crew.start("trainer")
+        train = [sys.executable, "-m", "red10", "train", "iris.csv", "--targets", "all"]
+        done = subprocess.run(
+            train, env=environment(server) | env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr + crew.logs()
+        assert "iris/species" in done.stdout
+        first, second = run("predict_rows.py", server, tmp_path)
+        assert first.startswith("setosa setosa 9")
+        assert second.startswith("virginica setosa ")
+        assert run("ask_by_stream.py", server, tmp_path) == ['["setosa"]']
+        assert trainer.stop() == 0
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("[!_]*.py")))
 def test_an_example_has_less_than_ten_lines_of_code(name: str) -> None:
     text = (ROOT / "examples" / name).read_text(encoding="utf-8")
     body = text.split('"""')[2]
     lines = [line for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]
-    limit = 15 if name in ("resume.py", "promote_models.py") else 10
+    limit = 15 if name in ("resume.py", "ask_by_stream.py", "promote_models.py") else 10
     assert len(lines) < limit
 
 

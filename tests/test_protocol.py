@@ -94,7 +94,7 @@ def wire_type(annotation: Any) -> str:
     if get_origin(annotation) in (Union, types.UnionType):
         return wire_type(parts[0])
     if get_origin(annotation) is tuple:
-        return {str: "names", bool: "flags"}.get(parts[0], "numbers")
+        return "objects" if get_origin(parts[0]) is dict else {str: "names", bool: "flags"}.get(parts[0], "numbers")
     if get_origin(annotation) is dict:
         return "object"
     if hasattr(annotation, "__metadata__"):
@@ -212,6 +212,7 @@ def test_the_command_lines_do_what_they_say(client: redis.Redis) -> None:
         (partition.predictions, "Prediction"),
         (partition.bars("SPY:1m"), "Bar"),
         (tenant.keys.results, "TrainingResult"),
+        (tenant.keys.predictions, "PredictionResult"),
     ):
         client.xadd(key, cast(Any, examples("record", name)))
     answers: dict[str, Any] = {}
@@ -231,8 +232,12 @@ def test_the_command_lines_do_what_they_say(client: redis.Redis) -> None:
     decoded = decode(raw)
     assert not decoded.unusable
     assert [type(part).__name__ for part in decoded.parts] == ["TickRun", "Clock"]
-    [(_, request)] = cast(Any, client.xrange(tenant.keys.requests))
-    assert records.TrainingRequest.from_fields(request).series == "SPY:1m"
+    train, table, predict = (fields for _, fields in cast(Any, client.xrange(tenant.keys.requests)))
+    assert records.TrainingRequest.from_fields(train).series == "SPY:1m"
+    assert records.TableRequest.from_fields(table).dataset == "flowers/iris.csv"
+    rows = records.PredictionRequest.from_fields(predict).rows
+    assert rows is not None
+    assert rows[0]["petal_width"] == 0.2
 
 
 # Models

@@ -2,8 +2,8 @@
 
     python -m benchmarks models [--json] [--models N] [--repeat N] [--only MEMBER …]
 
-One object whose members are `score_one_row`, `score_batch`, `reload` and `memory`, each with figures and ratios by
-name. Peers are measured in the same run. The models are trained once and kept under `build/benchmarks`.
+One object whose members are `score_one_row`, `score_batch`, `reload`, `memory` and `search_ms`, each with figures and
+ratios by name. Peers are measured in the same run. The models are trained once and kept under `build/benchmarks`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import orjson
 
 #: Fewest repetitions that say anything.
 _FEWEST = 5
-MEMBERS = ("score_one_row", "score_batch", "reload", "memory")
+MEMBERS = ("score_one_row", "score_batch", "reload", "memory", "search_ms")
 #: Member -> figure -> what it has to be: at least (`>=`) or at most (`<=`).
 TARGETS: dict[str, dict[str, tuple[str, float]]] = {
     "score_one_row": {"ratio_inplace_predict": (">=", 120), "ratio_gtil": (">=", 12)},
     "reload": {"ms": ("<=", 1500), "ratio_load_model": (">=", 4), "ratio_floor": ("<=", 2)},
     "memory": {"forest_kb": ("<=", 12), "version_kb": ("<=", 36)},
+    "search_ms": {"ms": ("<=", 100)},
 }
 
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     if given.repeat < _FEWEST or given.models < 100:
         parser.error(f"at least {_FEWEST} repetitions and 100 models")
+    # One thread each, for OpenMP's too: on a busy machine XGBoost loads ten times as slowly with more.
+    os.environ["OMP_NUM_THREADS"] = "1"
     print(f"{given.models:,} models; {_machine()}", file=sys.stderr)
     found = measure(given.models, given.repeat, given.only)
     if given.json:
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure(count: int, repeat: int, members: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Measure some members."""
-    from benchmarks.models import memory, reload, score
+    from benchmarks.models import memory, reload, score, search
     from benchmarks.models.made import make, read
     from benchmarks.models.peers import Boosters, Gtil
 
@@ -70,6 +73,7 @@ def measure(count: int, repeat: int, members: Sequence[str]) -> dict[str, dict[s
         "score_batch": lambda: score.measure_batch(pack, boosters, repeat),
         "reload": lambda: reload.measure(made, boosters, repeat),
         "memory": lambda: memory.measure(made, repeat),
+        "search_ms": lambda: search.measure(repeat),
     }
     return {member: said(member, work) for member, work in works.items() if member in members}
 

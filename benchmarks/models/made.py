@@ -12,17 +12,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from benchmarks.models.timing import show_progress
 from benchmarks.server import own_server
 from modelstore.kernel import ForestPack
 from modelstore.manifest import Manifest, NaiveKind, Serving, feature_set_id
@@ -44,6 +45,8 @@ PARAMETERS = {
     "objective": "reg:squarederror", "tree_method": "hist", "max_bin": BINS, "max_depth": DEPTH, "learning_rate": 0.1,
     "min_child_weight": 0, "lambda": 0.0, "base_score": 0.0, "seed": 0,
 }  # fmt: skip
+#: Changed when what is stored of a version changes.
+FORM = 2
 _AT_ONCE = 50
 
 
@@ -82,7 +85,7 @@ def make(count: int) -> Made:
     import xgboost
 
     directory = WHERE / f"models-{count}"
-    note = {"xgboost": xgboost.__version__, "numpy": np.__version__, "parameters": PARAMETERS, "form": 1}
+    note = {"xgboost": xgboost.__version__, "numpy": np.__version__, "parameters": PARAMETERS, "form": FORM}
     about = directory / "made.json"
     if about.exists():
         found = orjson.loads(about.read_bytes())
@@ -103,8 +106,7 @@ def _fill(snapshot: Path, names: Sequence[str]) -> tuple[str, float]:
             store.put_many(versions)
             champions |= {(version.manifest.name, "champion"): version.digest for version in versions}
             splits, done = splits + found, done + len(versions)
-            print(f"\rtraining the models, once: {done:,} of {len(names):,}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+            show_progress("training the models, once", done, len(names))
         if len({version for version in champions.values()}) != len(names):
             raise SystemExit("two models are the same: the figures would be of fewer models")
         release = Releases(client, TENANT).promote(champions, who="benchmarks", why="all of them").id
@@ -140,7 +142,7 @@ def train(first: int, names: Sequence[str]) -> tuple[list[NewVersion], int]:
         margins = booster.predict(xgboost.DMatrix(golden, nthread=1), output_margin=True)
         versions.append(
             NewVersion(
-                manifest=_manifest(name, number, golden, margins),
+                manifest=plain_manifest(name, number).model_copy(update={"golden": _golden(golden, margins)}),
                 serving=Serving(
                     number, FEATURES_ID, rows.min(0), rows.max(0), NaiveKind.MEAN, np.array([number], np.float32)
                 ),
@@ -151,8 +153,8 @@ def train(first: int, names: Sequence[str]) -> tuple[list[NewVersion], int]:
     return versions, splits
 
 
-def _manifest(name: str, number: int, golden: NDArray[np.float32], margins: NDArray[np.float32]) -> Manifest:
-    """As long as those of a trainer, with figures without meaning."""
+def plain_manifest(name: str, number: int) -> Manifest:
+    """As long as those of a trainer but for golden rows, with figures without meaning."""
     figures = np.random.default_rng(number).random(9)
     kinds = ("skill", "skill_low", "skill_high", "label_std", "train_rmse", "train_rmse_naive")
     fold = ("mse", "naive_mse", "skill")
@@ -171,11 +173,12 @@ def _manifest(name: str, number: int, golden: NDArray[np.float32], margins: NDAr
             for at in range(4)
         ),
         libraries={"numpy": np.__version__},
-        golden={
-            "rows": [[None if np.isnan(value) else float(value) for value in row] for row in golden],
-            "margins": margins.tolist(),
-        },
     )
+
+
+def _golden(rows: NDArray[np.float32], margins: NDArray[np.float32]) -> dict[str, Any]:
+    shown = [[None if np.isnan(value) else float(value) for value in row] for row in rows]
+    return {"rows": shown, "margins": margins.tolist()}
 
 
 def read(made: Made) -> tuple[ForestPack, list[bytes]]:

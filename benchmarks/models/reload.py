@@ -46,7 +46,7 @@ def measure(made: Made, boosters: Boosters, repeat: int) -> dict[str, float]:
     floor = [sum(parts) for parts in floors]
     return in_ms(ours) | {
         "ratio_load_model": ratio(loads, ours),
-        "ratio_floor": round(1 / ratio(floor, ours), 3),
+        "ratio_floor": ratio(ours, floor),
         "load_model_ms": in_ms(loads)["ms"],
         "floor_ms": in_ms(floor)["ms"],
         "floor_redis_ms": round(1000 * median(loading), 3),
@@ -76,7 +76,10 @@ def _first_score(made: Made, streams: OwnServer) -> float:
             "FEATURE_SET": f"{type(MADE_UP).__module__}:MADE_UP",
             "WEB_PORT": "0",
         }
-        environment = os.environ | {f"RED10_{name}": value for name, value in settings.items()}
+        # Not what was set for the peers; and Python keeps what it compiled of the sources, as it does by itself.
+        without = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if name not in without}
+        environment = inherited | {f"RED10_{name}": value for name, value in settings.items()}
         begun = time.perf_counter()
         worker = subprocess.Popen(
             [sys.executable, "-m", "red10", "worker", "--role", "scorer"],

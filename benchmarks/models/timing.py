@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+
+def show_progress(what: str, done: int, total: int) -> None:
+    """One line of progress, written over the last one; only on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{what}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -28,6 +35,6 @@ def in_ms(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """How many times as long the others take, by the medians."""
-    return round(median(theirs) / median(ours), 3)
+def ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """How many times as long the first take as the others, by the medians."""
+    return round(median(of) / median(to), 3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ops.commands.session import JsonOption, Session, command
-from ops.commands.store import KeepReleasesOption, RefArgument, WhyOption, open_store, progress, whoami
+from ops.commands.store import KeepReleasesOption, RefArgument, WhyOption, open_store, progress, save, whoami
 
 if TYPE_CHECKING:
     from modelstore.store import ModelStore
@@ -40,6 +40,7 @@ def model_tag(
         digest = store.resolve(ref)
         if tags or remove:
             store.tags.change(digest, tags or (), remove or ())
+            save(store)
         found = store.tags.of([digest])[0]
     if json:
         session.json({"digest": digest, "tags": found})
@@ -71,6 +72,7 @@ def model_alias(
     with open_store(session) as (store, _):
         digest = _version_of(store, model, version) if version is not None else None
         info = store.set_alias(model, name, digest, who=whoami(), why=why)
+        save(store)
     if json:
         session.json({"name": model, "alias": name, "digest": digest, "release": info.id, "number": info.number})
     else:
@@ -103,6 +105,7 @@ def model_rm(
     """Remove versions. What an alias of a kept release, or a running import, needs is refused."""
     with open_store(session, keep_releases=keep_releases) as (store, settings):
         removed = store.remove(refs, keep_releases=settings.keep_releases)
+        save(store)
     if json:
         session.json([{"name": info.name, "number": info.number, "digest": info.digest} for info in removed])
     else:
@@ -128,6 +131,8 @@ def model_prune(
             dry_run=dry_run,
             progress=None if json else progress(session, "removed"),
         )
+        if not dry_run:
+            save(store)
     if json:
         gone = [{"name": name, "digests": list(digests)} for name, digests in found.versions.items()]
         session.json({"dry_run": dry_run, "versions": gone, "releases": found.releases, "pinned": found.pinned})

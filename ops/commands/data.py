@@ -132,6 +132,11 @@ def replay(
     twice = next((file for number, file in enumerate(files) if _same(file, files[:number])), None)
     if twice is not None:
         raise BadUse(f"{twice} is named twice, so its ticks would count twice: name it once")
+    if name is not None and start is not None:
+        raise BadUse(
+            f"--start with --name would pass over ticks that were never published: {name} names one sequence, which "
+            "the same command goes on with by itself. Leave --start out, or take another name"
+        )
     factor = _speed(speed)
     length = Interval.parse(interval) if interval else None
     now = time.time_ns()
@@ -155,6 +160,7 @@ def replay(
             lambda tables, on_progress, sleep: run(
                 publisher, tables, speed=factor, paced_from=paced_from, on_progress=on_progress, sleep=sleep
             ),
+            named=name is not None,
         )
         intervals = publisher.tenant.pipeline.parsed_intervals
         numbering = publisher.numbering
@@ -199,7 +205,7 @@ def _asked_to_stop() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _with_progress(session: Session, tables: list[Ticks], run: Run) -> Replayed:
+def _with_progress(session: Session, tables: list[Ticks], run: Run, *, named: bool) -> Replayed:
     """Run with a progress bar; broken off, say how far it came.
 
     A Ctrl-C takes effect where all ticks up to some time are in the log and none after it, so that `--start` can go on
@@ -239,7 +245,9 @@ def _with_progress(session: Session, tables: list[Ticks], run: Run) -> Replayed:
             return run(tables, show, sleep)
     except KeyboardInterrupt:
         done, ts = at or (0, 0)
-        if whole:
+        if named:
+            session.say(f"Broken off after about {done} of {total} ticks. To go on, repeat the same command")
+        elif whole:
             session.say(
                 f"Broken off after {done} of {total} ticks, all up to {show_ns(ts)} UTC. "
                 f"To go on, repeat the command with --start {ts + 1}"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops.commands.session import JsonOption, Session, command
-from ops.commands.store import WhyOption, open_store, progress, s3_options, whoami
+from ops.commands.store import WhyOption, open_store, progress, s3_options, save, whoami
+
+if TYPE_CHECKING:
+    from modelstore.imports import Check
+    from modelstore.version import Incoming
+    from streams.settings import Settings
 
 
 def register(model: typer.Typer) -> None:
@@ -59,6 +65,9 @@ def model_import(
     source: Annotated[str, typer.Argument(help="A file, or s3://BUCKET/KEY.", show_default=False)],
     *,
     promote: Annotated[bool, typer.Option("--promote", help="Put the release that it holds in force.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="First score golden rows, in child processes; needs XGBoost.")
+    ] = False,
     why: WhyOption = "",
     json: JsonOption = False,
 ) -> None:
@@ -74,8 +83,10 @@ def model_import(
             who=whoami(),
             why=why or f"imported from {source}",
             s3=s3_options(settings),
+            check=golden_rows(settings) if check else None,
             progress=None if json else progress(session, "checked and stored"),
         )
+        save(store)
     if json:
         session.json(
             {
@@ -97,3 +108,26 @@ def model_import(
         session.text(f"Release {found.in_force.number} ({found.in_force.id[:12]}) is in force.")
     elif found.release is not None:
         session.text(f"The release is not in force yet: red10 release promote {found.release[:12]}")
+
+
+def golden_rows(settings: Settings) -> Check:
+    """A check that forest and XGBoost model of each version give what its manifest says: the one of the trainer.
+
+    XGBoost opens the models in child processes with bounds on memory and time: a hostile one ends no other.
+    """
+    import asyncio
+
+    from consumers.checker import Checker
+    from modelstore.errors import BadModel
+    from modelstore.manifest import Serving
+    from modelstore.version import NewVersion
+
+    checker = Checker(settings.check_memory_mb, settings.check_timeout_s)
+
+    def check(versions: Sequence[Incoming]) -> None:
+        whole = [NewVersion(v.manifest, Serving.decode(v.raw.serving), v.raw.forest, v.raw.ubj) for v in versions]
+        reason = asyncio.run(checker.check(whole))
+        if reason is not None:
+            raise BadModel(reason)
+
+    return check

@@ -102,7 +102,9 @@ def model_show(session: Session, ref: RefArgument, *, json: JsonOption = False) 
         return
     session.table(("", ""), _version_rows(info, aliases, tags, value))
     if decided:
-        rows = [(show_ns(n.note.at), n.note.verdict, n.note.version[:12], n.note.reason) for n in reversed(decided)]
+        rows = [
+            (show_ns(n.note.at or None), n.note.verdict, n.note.version[:12], n.note.reason) for n in reversed(decided)
+        ]
         session.text("")
         session.table(("event time (UTC)", "verdict", "version", "reason"), rows)
 
@@ -126,7 +128,7 @@ def _version_rows(
         ("aliases", ", ".join(sorted(aliases)) or None),
         ("tags", ", ".join(tag_texts(tags)) or None),
         ("stored (UTC)", show_ms(info.created_ms)),
-        ("trained through (UTC)", show_ns(manifest["trained_through"])),
+        ("trained through (UTC)", show_ns(manifest["trained_through"] or None)),
     ]
     for part in ("dataset", "target", "parameters", "metrics", "libraries"):
         rows += [(f"{part}: {name}", _value(name, value)) for name, value in manifest[part].items()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ops.commands.session import MODELS, JsonOption, Session, command
-from ops.commands.store import WhyOption, open_store, whoami
+from ops.commands.store import WhyOption, open_store, save, whoami
 
 if TYPE_CHECKING:
     from modelstore.release import Release, ReleaseInfo
@@ -170,6 +170,7 @@ def release_promote(
     with open_store(session) as (store, _):
         expected = store.releases.find(parent) if parent is not None else None
         info = store.promote(what, who=whoami(), why=why, parent=expected)
+        save(store)
     _tell(session, info, json)
 
 
@@ -189,6 +190,7 @@ def release_rollback(
             _plan_rollback(session, store, release, json)
             return
         info = store.rollback(release, who=whoami(), why=why or "rollback")
+        save(store)
     _tell(session, info, json)
 
 

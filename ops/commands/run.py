@@ -96,13 +96,12 @@ def worker(
         session.roles(settings, "streams", "models", wait=False) as roles,
         kept_running(() if lifeline else roles.embedded.values(), session.say),
     ):
-        # What takes longest of a start, while a snapshot is loaded beside.
+        # A snapshot is loaded beside what takes longest of a start; the scorer waits for it when it needs it.
         from consumers.worker import run_monitor, run_scorer, run_trainer
 
-        roles.wait()
         if role is WorkerRole.trainer:
             run_trainer(roles.settings, origins)
         elif role is WorkerRole.monitor:
             run_monitor(roles.settings, origins)
         else:
-            run_scorer(roles.settings, origins, start_anew=start_anew)
+            run_scorer(roles.settings, origins, start_anew=start_anew, models_ready=roles.wait)

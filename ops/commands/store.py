@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RefArgument = Annotated[
     str, typer.Argument(help="NAME, NAME@ALIAS, NAME@NUMBER, NAME@sha:DIGEST or DIGEST.", show_default=False)
 ]
+#: How long a command waits for the models Redis to save, s: 100 GB take some minutes.
+SAVE_TIMEOUT_S = 900.0
+
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="For what reason; kept in the history.")]
 KeepReleasesOption = Annotated[
     int | None,
@@ -36,6 +39,21 @@ def open_store(session: Session, **more: object) -> Iterator[tuple[ModelStore, S
     settings, _ = session.load(**more)
     with session.roles(settings, "models") as roles, connect(roles.models_url) as client, translate(roles.models_url):
         yield ModelStore(client, Keys(settings.tenant)), settings
+
+
+def save(store: ModelStore) -> None:
+    """Wait until what was written is saved: what a command has told must survive a models Redis that is killed.
+
+    Raises:
+        SaveFailed: it is done, but not saved.
+    """
+    from modelstore.saves import SaveBarrier, SaveFailed
+
+    try:
+        SaveBarrier(store.client).wait_saved(SAVE_TIMEOUT_S)
+    except SaveFailed as error:
+        error.add_note("what was asked for is done; it is lost if the models Redis is killed before it can save")
+        raise
 
 
 def s3_options(settings: Settings) -> S3Options:

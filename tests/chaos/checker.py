@@ -38,6 +38,7 @@ class Verdict:
         inputs: ticks in the log.
         outputs: output entries that were checked.
         lost, duplicated, reordered, wrong: faults; all 0 if all is well.
+        in_blocks: ticks that came behind others in one entry.
         found: the faults in words, the first of each kind.
         kinds: outputs by kind of stream.
     """
@@ -48,6 +49,7 @@ class Verdict:
     duplicated: int = 0
     reordered: int = 0
     wrong: int = 0
+    in_blocks: int = 0
     found: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     _said: Counter[str] = field(default_factory=Counter, repr=False)
@@ -102,6 +104,7 @@ def _check_input(evidence: Evidence, verdict: Verdict) -> None:
         for _, words in entries:
             for item in items(words):
                 if isinstance(item, Tick):
+                    verdict.in_blocks += item.index > 0
                     came[item.symbol].append((item.ts, item.price, item.size))
     for feed, said in evidence.feeds:
         _check_feed(feed, said, came, verdict)

@@ -63,7 +63,7 @@ def items(words: Sequence[bytes]) -> list[Item]:
                 return [Clock(_time(named[b"ts"]))]
             case b"release":
                 return [Release(named[b"release"].decode())]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError, struct.error):
         pass
     return [Bad(0, "malformed")]
 

@@ -1,8 +1,8 @@
 """A chaos run: real workers, trainers and publishers, faults by schedule, then the checker.
 
-The order is: start the crew and wait until it is at work; let feeds and faults go; when the time is over, put all that
-is broken right, let the publishers come to their end, let the trainers answer, wait until everything is consumed and
-archived, stop the workers, gather what is left behind, and judge it.
+The order is: start the crew and wait until it is at work; let the feeds go, and when the first models are in force the
+faults; when the time is over, put all that is broken right, let the publishers come to their end, let the trainers
+answer, wait until everything is consumed and archived, stop the workers, gather what is left behind, and judge it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from tests.workers import all_partitions, caught_up
 
 #: The tenant whose streams are deleted.
 SCRATCH = "scratch"
+#: Seconds of feed for what comes before the faults: bars for the first models, and training those.
+TEACH_S = 8.0
 #: Ticks per second of the publisher of the scratch tenant.
 _SCRATCH_RATE = 100
 #: What a worker says only if its input was changed under it, or it has a fault.
@@ -91,7 +93,8 @@ class Run(Stage):
         super().__init__(binary(options.server), mutant=options.mutant)
         self.options = options
         self.posted: list[str] = []
-        self.feeds = feeds(options.seed, int(options.rate * options.duration_s), publishers=options.publishers)
+        ticks = int(options.rate * (options.duration_s + TEACH_S))
+        self.feeds = feeds(options.seed, ticks, publishers=options.publishers)
         self._over = threading.Event()
 
     def settings(self, tenant: str = TENANT) -> dict[str, object]:
@@ -111,10 +114,12 @@ class Run(Stage):
         began = time.monotonic()
         tenant, scratch = self.open(), self.open(SCRATCH)
         self._hire(tenant)
-        self.until(lambda: self.members(tenant) >= self.options.workers, "the workers are there", 60)
-        self.until(lambda: self.members(scratch) >= 1, "the scratch tenant's worker is there", 60)
+        self.until(lambda: self.members(tenant) >= self.options.workers, "the workers are there", 180)
+        self.until(lambda: self.members(scratch) >= 1, "the scratch tenant's worker is there", 180)
         say(f"at work after {time.monotonic() - began:.1f} s")
         self._publish()
+        self._teach(tenant)
+        say(f"first models after {time.monotonic() - began:.1f} s")
         faults = self._disturb(tenant, say)
         say(f"faults are over after {time.monotonic() - began:.1f} s; letting things settle")
         complaints = self._settle(tenant, faults)
@@ -141,6 +146,21 @@ class Run(Stage):
             *(self.publisher(feed, start, rate) for feed in self.feeds),
             self.publisher(endless, start, _SCRATCH_RATE, SCRATCH, "scratch"),
         ]
+
+    def _teach(self, tenant: Tenant) -> None:
+        """Have the first models trained: on a busy machine they would come when all is over."""
+        symbols = [symbol for feed in self.feeds for symbol in feed.symbols]
+        asked, gate = 0.0, self.proxy.gate(self.socket)
+        with self.streams.client() as client:
+
+            def taught() -> bool:
+                nonlocal asked
+                if time.monotonic() - asked >= 1.0:
+                    asked = time.monotonic()
+                    self._post(gate.url, f"{symbols[len(self.posted) % len(symbols)]}:1s")
+                return any(client.hget(keys.state, "release") for keys in all_partitions(tenant))
+
+            self.until(taught, "the first models are in force", 60)
 
     # Disturbing and settling
 
@@ -236,7 +256,8 @@ class Run(Stage):
     def _alarms(self) -> list[str]:
         found = []
         for child in self.crew.children:
-            if child.role in ("worker", "trainer") and child.log.exists():
+            # Not trainers: when one is killed, its training processes may complain of it in the same log.
+            if child.role == "worker" and child.log.exists():
                 text = child.log.read_text()
                 found += [f"{child.name} said {word!r}: {_line(text, word)}" for word in _ALARMS if word in text]
             if child.deaths and child.role in ("worker", "trainer", "tap"):

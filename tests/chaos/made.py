@@ -5,8 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Any, cast
 
+from consumers.scorer_process import make_spec
 from consumers.spec import Spec
-from consumers.worker import make_spec
 from streams.keys import Keys
 from streams.settings import Settings
 from streams.tenant import Tenant

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 
 import redis
 
-from consumers.worker import make_spec
+from consumers.scorer_process import make_spec
 from streams.settings import Settings
 from streams.tenant import Tenant, open_tenant
 from tests.chaos.crew import Child, Crew

@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from consumers.recovery import recover
-from consumers.worker import make_spec
+from consumers.scorer_process import make_spec
 from modelstore.loaded import LoadedRelease
 from streams.clients import connect_async, read_raw
 from streams.codec import decode
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(3600 if LONG else 120)
 
 OPTIONS = ("--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "yes")
 #: Bytes between two cuts in the short form.
-STEP = 17
+STEP = 37
 
 
 @dataclass

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from consumers.fit import FitOutcome, FitParameters, FitRequest
-from consumers.fitpool import FitFailure, FitPool, Fitted, fit_or_explain, processes_wanted
+from consumers.fitpool import FitFailure, FitPool, Fitted, Job, fit_or_explain, processes_wanted
 from consumers.patience import Stopped
 from tests.consumers.asking import until
 from tests.consumers.walks import DAY_NS, random_bars
@@ -28,9 +28,9 @@ def request(series: str, feature_set: str = "consumers.features:STANDARD") -> Fi
     return FitRequest(series, ("close_1",), 1, feature_set, bars, bars.start + DAY_NS, PARAMETERS)
 
 
-def act(asked: FitRequest) -> Fitted:
+def act(asked: Job) -> Fitted:
     """In the child: what the series' name says."""
-    what = asked.series
+    what = asked.what
     marker = Path(os.environ[FOLDER]) / what
     if what.startswith("die") or (what.startswith("once") and not marker.exists()):
         marker.touch()

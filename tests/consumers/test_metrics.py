@@ -62,6 +62,7 @@ def everything(metrics: Metrics) -> None:
     metrics.input_lost(TICKS, "old", 1)
     metrics.memory(1, 2)
     metrics.trained(["done"], 30, 1.0)
+    metrics.predicted(["done"])
     metrics.delivered(How.NEW)
     metrics.dead_requests(Keys("t").dead, 1)
     metrics.monitored(outcomes=1, promotions=1, drifts=1, requests=1)
@@ -189,6 +190,12 @@ def test_training_is_counted_by_what_became_of_each_request(metrics: Metrics) ->
     assert value(metrics, "red10_training_requests_total", status="failed") == 0
     assert value(metrics, "red10_models_trained_total") == 60
     assert value(metrics, "red10_training_seconds_sum") == 2.5
+
+
+def test_predictions_are_counted_by_what_became_of_each_request(metrics: Metrics) -> None:
+    metrics.predicted(["done", "refused", "done"])
+    found = {status: value(metrics, "red10_prediction_requests_total", status=status) for status in ("done", "failed")}
+    assert found == {"done": 2, "failed": 0}
 
 
 def test_deliveries_are_counted_by_how_a_request_came_to_the_trainer(metrics: Metrics) -> None:

@@ -19,18 +19,20 @@ from redis.exceptions import ConnectionError
 
 from consumers import partition
 from consumers.bars import BarBuilder
+from consumers.memo import Memo
 from consumers.metrics import Metrics
-from consumers.partition import Memo, PartitionTask
+from consumers.partition import PartitionTask
 from consumers.policy import Hysteresis
 from consumers.recovery import recover
 from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
-from streams.append import append, run
+from streams.append import append
 from streams.channel import WorkChannel
 from streams.clients import connect_async, read_raw
 from streams.columns import Ticks
 from streams.commit import Committer, Retention
 from streams.errors import RedisUnavailable
+from streams.exchange import run
 from streams.ids import StreamID
 from streams.numbering import Numbering
 from streams.publish import group_ticks
@@ -84,13 +86,14 @@ def make_task(
     channel: Any = None,
     memo: Memo | None = None,
     start_anew: bool = False,
+    short: Callable[[], bool] = lambda: False,
 ) -> PartitionTask:
     return PartitionTask(
         link,
         KEYS,
         token,
         spec,
-        Committer(link, KEYS, server=version, retention=Retention(100_000)),
+        Committer(link, KEYS, server=version, retention=Retention(100_000), short=short),
         cast(WorkChannel, channel or Serial()),
         find,
         Metrics(CollectorRegistry()),
@@ -303,6 +306,22 @@ async def test_ids_that_fall_back_after_a_gap_are_noticed(
     assert client.hget(KEYS.state, "incarnation") == b"1"
 
 
+async def test_a_deleted_stream_is_on_record_though_its_owner_ends_before_anything_comes(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 30)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the first entries")
+        client.delete(KEYS.ticks)
+        await until(lambda: client.hget(KEYS.state, "incarnation") == b"1", "a new incarnation")
+    fill(client, 10, begin=100)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the new entries")
+    [gap] = [fields for _, fields in entries(client, KEYS.dead) if fields[b"reason"] == b"gap"]
+    assert gap[b"src"] == b"1:0-0:0:0"
+
+
 async def test_lag_is_not_below_zero_after_a_stream_was_deleted_and_filled_again(
     client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
 ) -> None:
@@ -433,14 +452,7 @@ async def test_poison_is_found_by_halving_and_set_aside_alone(
     group = group_ticks(Ticks.from_rows(rows), lambda symbol: KEYS)
     run(client, append(group, Numbering.of(None), "", patience_s=5, blocks="always" if packed else "never"))
     client.set(KEYS.lease, TOKEN)
-    real = BarBuilder.add_ticks
-
-    def faulty(self: BarBuilder, slot: Any, ts: Any, price: Any, *rest: Any) -> Any:
-        if (price == rows[bad][1]).any():
-            raise RuntimeError("a fault")
-        return real(self, slot, ts, price, *rest)
-
-    monkeypatch.setattr(BarBuilder, "add_ticks", faulty)
+    break_price(monkeypatch, rows[bad][1])
     async with running(make_task(made(), version)):
         await until(lambda: done(client), "the partition goes on")
     [(_, letter)] = entries(client, KEYS.dead)
@@ -451,6 +463,75 @@ async def test_poison_is_found_by_halving_and_set_aside_alone(
     _, [[_, _, still_open, _], *_] = orjson.loads(state[f"s:{HOME[0]}".encode()])
     closed = [int(fields[b"ticks"]) for _, fields in entries(client, KEYS.bars(f"{HOME[0]}:1s"))]
     assert sum(closed) + sum(bar[6] for bar in still_open) == 59
+
+
+@pytest.mark.parametrize("side", ["before", "behind"])
+async def test_poison_beside_something_unusable_is_found_as_well(
+    client: redis.Redis,
+    made: Callable[[], redis.asyncio.Redis],
+    version: str,
+    monkeypatch: pytest.MonkeyPatch,
+    side: str,
+) -> None:
+    """What is unusable comes along with the tick that the batch was halved down to; that is no reason to halve on."""
+    for at in range(20):
+        if side == "before" and at == 11:
+            client.xadd(KEYS.ticks, {"nonsense": 1})
+        fields: dict[str, object] = {"symbol": HOME[0], "price": 100 + at, "size": 1, "ts": at * S // 4}
+        client.xadd(KEYS.ticks, cast(dict[Any, Any], fields))
+        if side == "behind" and at == 11:
+            client.xadd(KEYS.ticks, {"nonsense": 1})
+    client.set(KEYS.lease, TOKEN)
+    break_price(monkeypatch, 111.0)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "the partition goes on")
+    assert sorted(letter[b"reason"] for _, letter in entries(client, KEYS.dead)) == [b"malformed", b"poison"]
+
+
+async def test_what_another_owner_passed_is_not_blamed_on_the_tick_that_follows(
+    client: redis.Redis,
+    made: Callable[[], redis.asyncio.Redis],
+    version: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker found the tick to blame and lost its lease before it could set it aside; later it owns the partition
+    again, and the next tick is another one."""
+    for at in range(4):
+        fields: dict[str, object] = {"symbol": HOME[0], "price": 100 + at, "size": 1, "ts": at * S // 4}
+        client.xadd(KEYS.ticks, cast(dict[Any, Any], fields))
+    client.set(KEYS.lease, TOKEN)
+    memo, channel = Memo(), Serial()
+    with monkeypatch.context() as patch:
+        break_price(patch, 100.0)
+
+        async def fence(carry_out: Callable[[], Awaitable[Any]]) -> Any:
+            if memo.suspicion.found:
+                client.set(KEYS.lease, "other/1")
+            return await carry_out()
+
+        patch.setattr(channel, "do", fence)
+        async with running(make_task(made(), version, memo=memo, channel=channel)) as loop:
+            await until(loop.done, "the lease is lost")
+    assert memo.suspicion.found
+    async with running(make_task(made(), version, "other/1")):
+        await until(lambda: done(client), "the other owner has passed it")
+    client.xadd(KEYS.ticks, {"symbol": HOME[0], "price": 104, "size": 1, "ts": S})
+    client.set(KEYS.lease, TOKEN)
+    async with running(make_task(made(), version, memo=memo)):
+        await until(lambda: done(client), "the first worker goes on")
+    assert not entries(client, KEYS.dead)
+
+
+def break_price(monkeypatch: pytest.MonkeyPatch, price: float) -> None:
+    """Red10's own code fails with the tick of this price."""
+    real = BarBuilder.add_ticks
+
+    def faulty(self: BarBuilder, slot: Any, ts: Any, prices: Any, *rest: Any) -> Any:
+        if (prices == price).any():
+            raise RuntimeError("a fault")
+        return real(self, slot, ts, prices, *rest)
+
+    monkeypatch.setattr(BarBuilder, "add_ticks", faulty)
 
 
 async def test_a_fault_is_said_with_its_traceback_and_tried_again(
@@ -538,12 +619,32 @@ async def test_a_lost_state_begins_a_new_incarnation_so_that_no_source_is_given_
     fill(client, 60)
     async with running(make_task(made(), version, spec=SIZED)):
         await until(lambda: done(client), "the first run")
-    client.delete(KEYS.state)
-    async with running(make_task(made(), version, spec=SIZED)):
-        await until(lambda: done(client), "the second run")
+    for run_ in ("second", "third"):
+        client.delete(KEYS.state)
+        async with running(make_task(made(), version, spec=SIZED)):
+            await until(lambda: done(client), f"the {run_} run")
     sources = [fields[b"src"] for key in (KEYS.dead, KEYS.bars(f"{HOME[0]}:1s")) for _, fields in entries(client, key)]
     assert len(sources) == len(set(sources)) > 20
-    assert client.hget(KEYS.state, "incarnation") == b"1"
+    assert client.hget(KEYS.state, "incarnation") == b"2"
+
+
+async def test_lag_is_right_after_the_state_of_a_trimmed_input_was_lost(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 60)
+    link, spec = made(), replace(SPEC, keep_ticks_ms=0)
+    async with running(make_task(link, version, spec=spec)):
+        await until(lambda: done(client), "the first run")
+    assert client.xlen(KEYS.ticks) < 20
+    client.delete(KEYS.state)
+    async with running(make_task(link, version, spec=spec)):
+        await until(lambda: done(client), "the second run")
+    last = client.hget(KEYS.state, "checkpoint")
+    assert last is not None
+    assert await lag(link, KEYS, StreamID.parse(last)) == 0
+    fill(client, 3, begin=100)
+    assert await lag(link, KEYS, StreamID.parse(last)) == (None if version.startswith("6.") else 3)
 
 
 async def test_a_crash_just_after_a_new_incarnation_began_leaves_a_state_that_can_be_read(
@@ -568,6 +669,30 @@ async def test_a_state_that_cannot_be_read_at_all_can_be_started_anew(
     client.hset(KEYS.state, mapping={"counter": "x", "incarnation": "?", "schema": "1", "fingerprint": "y"})
     async with running(make_task(made(), version, start_anew=True)):
         await until(lambda: done(client), "the input is read anew")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["single", "block"])
+async def test_input_goes_when_memory_is_short_though_nothing_comes_in(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str, packed: bool
+) -> None:
+    """All publishers hold back, so there is no batch whose commit could trim, and they would wait for ever."""
+    rows = [(HOME[0], 100.0 + at, 1.0, at * S // 4) for at in range(60)]
+    for part in (rows[:40], rows[40:]):
+        group = group_ticks(Ticks.from_rows(part), lambda symbol: KEYS)
+        run(client, append(group, Numbering.of(None), "", patience_s=5, blocks="always" if packed else "never"))
+    client.set(KEYS.lease, TOKEN)
+    short: list[bool] = []
+    async with running(make_task(made(), version, short=lambda: bool(short))) as loop:
+        await until(lambda: done(client), "all is consumed")
+        before, counter = client.xlen(KEYS.ticks), client.hget(KEYS.state, "counter")
+        short.append(True)
+        await until(lambda: client.xlen(KEYS.ticks) == 1, f"one of {before} entries is left, the anchor")
+        client.xadd(KEYS.ticks, {"symbol": HOME[0], "price": 1, "size": 1, "ts": 15 * S})
+        await until(lambda: done(client), "it goes on")
+        assert not loop.done()
+    assert before > 1
+    assert counter != client.hget(KEYS.state, "counter")
+    assert not entries(client, KEYS.dead)
 
 
 async def test_the_size_of_batches_outlives_the_lease(

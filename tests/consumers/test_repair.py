@@ -118,6 +118,30 @@ def test_a_deleted_state_is_made_anew_from_the_input(scene: Scene) -> None:
     assert scene.client.hget(scene.home.state, "incarnation") == b"1"
 
 
+def test_a_state_deleted_together_with_its_group_gives_no_source_twice(scene: Scene) -> None:
+    """Nothing but the outputs tells then that the input was read before."""
+    with scene.client.pipeline() as pipe:
+        pipe.delete(scene.home.state)
+        pipe.xgroup_destroy(scene.home.ticks, SCORERS)
+        pipe.execute()
+    until(lambda: len(scene.bars()) == 18, "the bars once more, in a new incarnation", logs=scene.crew.logs)
+    scene.publish(2)
+    until(lambda: scene.bars() == [*range(9), *range(11)], "and the next ones", logs=scene.crew.logs)
+    sources = [fields[b"src"] for _, fields in entries(scene.client, scene.home.bars("AAPL:1m"))]
+    assert len(set(sources)) == len(sources)
+
+
+def test_workers_do_not_go_on_in_a_tenant_that_others_made_anew_otherwise(scene: Scene) -> None:
+    with scene.client.pipeline() as pipe:
+        pipe.flushall()
+        pipe.hset(scene.publisher.tenant.keys.meta, mapping={"partitions": "5", "pipeline": "{}"})
+        pipe.execute()
+    scorer = scene.crew.started[0].process
+    assert scorer is not None
+    assert scorer.wait(30) == 2
+    assert "created anew with 5 partitions" in scene.crew.logs()
+
+
 def test_after_flushall_everything_begins_empty_and_goes_on(scene: Scene) -> None:
     scene.client.flushall()
     until(lambda: scene.client.exists(scene.publisher.tenant.keys.meta), "the tenant", logs=scene.crew.logs)

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from consumers.fit import FitParameters, FitRequest, fit_series
-from consumers.fitpool import FitFailure, FitPool, Fitted, fit_or_explain
+from consumers.fitpool import FitFailure, FitPool, Fitted, Job, fit_or_explain
 from consumers.plans import Plan, Refusal, check_bars, decide
 from consumers.request_queue import Limits, RequestQueue
 from consumers.requests import post_request
@@ -130,8 +130,9 @@ def test_history_that_is_one_bar_short_is_refused_with_both_numbers() -> None:
     assert f"SPY:1d needs {NEEDED} bars, found {NEEDED - 1}" in refusal.reason
 
 
-def lying(request: FitRequest) -> Fitted:
+def lying(request: Job) -> Fitted:
     """In the training process: versions whose XGBoost model is no model."""
+    assert isinstance(request, FitRequest)
     outcome = fit_series(request)
     return replace(outcome, versions=tuple(replace(version, ubj=b"no model") for version in outcome.versions))
 
@@ -323,7 +324,8 @@ async def test_targets_that_cannot_be_trained_are_named_in_the_result_of_the_oth
     assert (none.status, none.versions, none.release) == ("refused", (), None)
 
 
-def first_target_fails(request: FitRequest) -> Fitted:
+def first_target_fails(request: Job) -> Fitted:
+    assert isinstance(request, FitRequest)
     return FitFailure("out of luck") if "close_1" in request.targets else fit_or_explain(request)
 
 
@@ -585,7 +587,7 @@ async def test_a_redis_that_goes_away_midway_is_waited_for_and_said_once(
 # Stopping
 
 
-def never_ends(request: FitRequest) -> Fitted:
+def never_ends(request: Job) -> Fitted:
     time.sleep(600)
     return FitFailure("unreachable")
 

@@ -100,6 +100,7 @@ def test_a_trainer_killed_in_mid_fit_is_relieved_by_another_and_one_version_and_
     [(owner, deliveries)] = setting.owners()
     assert deliveries == 1
     second = crew.start("trainer")
+    until((setting.started.parent / "data" / "trainer-1.lock").exists, "the other one has its name", logs=crew.logs)
     # No waiting for an event: that there is none is what is looked for.
     time.sleep(2.5 * IDLE_MS / 1000)
     assert setting.owners() == [(owner, 1)], "a long fit is kept from the other trainer"

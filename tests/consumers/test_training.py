@@ -1,27 +1,20 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from consumers.fit import FitOutcome, FitParameters, FitRequest, fit_series
-from consumers.plans import split
-from consumers.training import Work, alias_changes, join, results_of, sort_out
+from consumers.plans import Plan, TablePlan, split
+from consumers.training import Work, alias_changes, join
 from modelstore.release import apply
-from streams.ids import StreamID
+from streams.series import Series
 from streams.settings import Pipeline
-from tests.consumers.asking import asked
 from tests.consumers.walks import DAY_NS, random_bars
 
 PIPELINE = Pipeline(intervals=("1d",), columns=("close", "volume"), horizons=(1, 3))
-RELEASE = "f" * 64
 
 
-def batch(*requests: dict[str, Any]) -> list[tuple[StreamID, dict[bytes, bytes]]]:
-    return [
-        (StreamID(9 + number, 0), {name.encode(): text.encode() for name, text in asked(**fields).to_fields().items()})
-        for number, fields in enumerate(requests)
-    ]
+def wanted() -> Work:
+    return Work(Plan(Series.parse("SPY:1d"), PIPELINE.targets, None))
 
 
 def outcomes(parts: int, *, volume: bool = True) -> list[FitOutcome]:
@@ -35,41 +28,9 @@ def outcomes(parts: int, *, volume: bool = True) -> list[FitOutcome]:
     return [fit_series(part) for part in split(request, parts)]
 
 
-def test_equal_plans_are_one_work_and_stand_where_the_last_of_them_was_asked_for() -> None:
-    first, last = ({"series": "SPY:1d", "as_of": 5, "id": own} for own in "ab")
-    requests = batch(first, {"series": "SPY:1d", "as_of": 6}, {"series": "QQQ:1d"}, last)
-    refused, works = sort_out(reversed(requests), PIPELINE)
-    assert refused == []
-    assert [(str(work.plan.series), work.plan.as_of) for work in works] == [
-        ("SPY:1d", 6),
-        ("QQQ:1d", None),
-        ("SPY:1d", 5),
-    ]
-    assert works[-1].requests == [(requests[0][0], "a"), (requests[3][0], "b")]
-
-
-def test_results_come_in_the_order_of_the_requests_whatever_became_of_them() -> None:
-    requests = batch({"series": "SPY:1d"}, {"series": "SPY:5m", "id": "x"}, {"series": "QQQ:1d"}, {"series": "SPY:1d"})
-    refused, works = sort_out(requests, PIPELINE)
-    works[0].fail("its process died")
-    works[1].digests = ("0" * 64,)
-    answers = results_of(refused, works, RELEASE)
-    assert [entry for entry, _ in answers] == [entry for entry, _ in requests]
-    assert [result.request for _, result in answers] == [str(entry) for entry, _ in requests]
-    assert [result.status for _, result in answers] == ["done", "refused", "failed", "done"]
-    assert [result.release for _, result in answers] == [RELEASE, None, None, RELEASE]
-    assert answers[1][1].id == "x"
-
-
-def test_a_request_that_was_deleted_says_so() -> None:
-    refused, works = sort_out([(StreamID(9, 0), {})], PIPELINE)
-    assert works == []
-    assert "was deleted" in refused[0][1].reason
-
-
 @pytest.mark.parametrize("parts", [1, 3])
 def test_the_parts_of_a_fit_come_together_in_the_order_of_the_targets(parts: int) -> None:
-    _, (work,) = sort_out(batch({"series": "SPY:1d"}), PIPELINE)
+    work = wanted()
     versions = join(work, outcomes(parts))
     assert [version.manifest.name for version in versions] == [f"SPY:1d/{target}" for target in PIPELINE.targets]
     work.stored(versions)
@@ -79,7 +40,7 @@ def test_the_parts_of_a_fit_come_together_in_the_order_of_the_targets(parts: int
 
 
 def test_what_was_left_out_is_named_and_nothing_at_all_is_a_refusal() -> None:
-    _, (work,) = sort_out(batch({"series": "SPY:1d"}), PIPELINE)
+    work = wanted()
     some = outcomes(2, volume=False)
     assert len(join(work, some)) == 2
     assert work.status == "done"
@@ -96,7 +57,8 @@ A, B, C = (letter * 64 for letter in "abc")
 
 
 def made(digest: str, why: str = "", through: int = 7) -> Work:
-    (work,) = sort_out(batch({"series": "SPY:1d", "why": why or None}), PIPELINE)[1]
+    work = wanted()
+    work.why = why
     work.models, work.through = {NAME: digest}, through
     return work
 
@@ -144,3 +106,15 @@ def test_a_batch_that_is_done_again_changes_nothing_more(champion: str | None) -
     works = [made(B), made(A)]
     after = apply(before, alias_changes(works, before)[0])
     assert alias_changes(works, after) == ({}, [])
+
+
+def test_of_a_table_the_newest_version_serves() -> None:
+    name = "iris/species"
+    work = Work(TablePlan("iris", "iris.csv", None), models={name: B}, why="more flowers", through=0)
+    delta, (note,) = alias_changes([work], {(name, "champion"): A})
+    assert delta == {(name, "champion"): B}
+    assert (note.verdict, note.version, note.over) == ("promoted", B, A)
+    assert note.reason.endswith("trained because: more flowers")
+    delta, (note,) = alias_changes([work], {})
+    assert (delta, note.verdict) == ({(name, "champion"): B}, "first")
+    assert alias_changes([work], {(name, "champion"): B}) == ({}, [])

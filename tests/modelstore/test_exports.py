@@ -7,7 +7,7 @@ import io
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -141,7 +141,7 @@ def test_a_release_that_came_into_force_meanwhile_is_not_replaced(
     other.import_from(tmp_path / "e")
     faster: list[str] = []
 
-    def promote(version: Incoming) -> None:
+    def promote(versions: Sequence[Incoming]) -> None:
         """Somebody is faster, while the file is checked."""
         if not faster:
             ref = f"{NAMES[0]}@sha:{VERSIONS[NAMES[0]][0].digest}"
@@ -430,10 +430,10 @@ def test_a_model_under_another_name_is_refused(other: ModelStore, tmp_path: Path
 
 def test_what_the_hook_refuses_is_not_stored(store: ModelStore, other: ModelStore, tmp_path: Path) -> None:
     store.export("SPY:1m", tmp_path / "e")
-    seen: list[str] = []
+    seen: list[Incoming] = []
 
-    def check(version: Incoming) -> None:
-        seen.append(version.digest)
+    def check(versions: Sequence[Incoming]) -> None:
+        seen.extend(versions)
         if len(seen) == 2:
             raise BadModel("its golden rows give something else")
 
@@ -441,7 +441,7 @@ def test_what_the_hook_refuses_is_not_stored(store: ModelStore, other: ModelStor
     with pytest.raises(BadExport, match="not to be trusted: its golden rows"):
         other.import_from(tmp_path / "e", check=check)
     assert contents(other.client) == before
-    assert len(seen) == 2
+    assert {version.raw.ubj for version in seen} == {VERSIONS[name][1].ubj for name in NAMES[:2]}
 
 
 BOMBS = {

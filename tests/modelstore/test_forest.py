@@ -25,7 +25,7 @@ from modelstore.forest_format import (
 from modelstore.forest_table import ForestTable
 from modelstore.kernel import ForestPack
 from modelstore.trees import Trees, encode_forest
-from tests.modelstore.boosters import random_blob, random_trees, rows_of
+from tests.modelstore.boosters import random_blob, random_trees, rows_of, walk
 
 FEATURES, OUTPUTS, TREES = 6, 2, 4
 #: Of each tree of the sparse forest.
@@ -252,6 +252,38 @@ def test_nodes_that_are_no_tree_are_not_encoded() -> None:
     trees.left[trees.left >= 0] = 0
     with pytest.raises(BadModel, match="two parents"):
         encode_forest(trees, np.zeros(1, np.float32), 1, Transform.IDENTITY)
+
+
+def full_tree(depth: int) -> Trees:
+    """One tree with all its splits, of one feature, at thresholds that are the numbers of the splits."""
+    node = np.arange(2 ** (depth + 1) - 1)
+    split = node < 2**depth - 1
+    return Trees(
+        left=np.where(split, 2 * node + 1, -1),
+        right=np.where(split, 2 * node + 2, -1),
+        feature=np.zeros(len(node), np.int64),
+        default_left=np.zeros(len(node), np.bool_),
+        value=node.astype(np.float32),
+        roots=np.zeros(1, np.int64),
+        output=np.zeros(1, np.int64),
+    )
+
+
+@pytest.mark.parametrize(("depth", "layout"), [(15, 15), (16, None)])
+def test_deep_trees_are_scored(depth: int, layout: int | None) -> None:
+    trees, base = full_tree(depth), np.zeros(1, np.float32)
+    blob = encode_forest(trees, base, 1, Transform.IDENTITY)
+    assert Forest.decode(blob).depth == layout
+    rows = np.array([[-1], [np.nan], [3], [1e6], [12345]], np.float32)
+    index = np.arange(len(rows)), np.zeros(len(rows), np.int64)
+    for kernel in (kernel_numpy, kernel_native):
+        found = ForestPack.build([blob], kernel=kernel).margins(rows, *index)
+        np.testing.assert_array_equal(found, [walk(trees, base, row) for row in rows])
+
+
+def test_a_tree_that_is_too_wide_is_not_encoded() -> None:
+    with pytest.raises(BadModel, match=r"too wide: .* set max_leaves lower"):
+        encode_forest(full_tree(17), np.zeros(1, np.float32), 1, Transform.IDENTITY)
 
 
 @pytest.mark.parametrize("features", [0, MAX_FEATURES + 1])

@@ -111,6 +111,13 @@ def test_only_champions_of_the_pipelines_targets_are_loaded(store: ModelStore, r
     assert release.series == ("XLE:1m",)
 
 
+def test_models_of_a_table_are_not_taken_for_a_series_whatever_its_columns_are_called(
+    store: ModelStore, releases: Releases
+) -> None:
+    release = load(store, releases, put(store, releases, [fitted("prices/close_5"), fitted("SPY:1m/close_5", 1)]))
+    assert (release.series, release.models, release.refused) == (("SPY:1m",), 1, {})
+
+
 def test_challengers_are_loaded_beside_champions_and_proven_ones_are_marked(
     store: ModelStore, releases: Releases
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,27 @@ def test_code_of_another_source_is_forgotten(cache: Path, monkeypatch: pytest.Mo
     assert made == ["total"]
     assert [path.name for path in cache.iterdir()] != [old.name]
     assert len(list(cache.iterdir())) == 1
+
+
+def test_code_is_made_anew_when_a_layout_that_it_uses_changes(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("sources")
+    layout = directory / "some_layout.py"
+    layout.write_text("SIZE = 1")
+    monkeypatch.syspath_prepend(str(directory))
+    made = compiled(monkeypatch)
+    for text, times in (("SIZE = 1", 1), ("SIZE = 1", 1), ("SIZE = 2", 2)):
+        layout.write_text(text)
+        assert Routine(TINY, "total", "pq", ["some_layout"])(address(NUMBERS), len(NUMBERS)) == 45
+        assert len(made) == times
+
+
+@pytest.mark.parametrize("routine", [FIRST_BAD, SCORE, ADD_TICKS], ids=lambda routine: str(routine.name))
+def test_every_module_that_a_kernel_takes_from_is_named(routine: Routine) -> None:
+    source = native._source_of(routine.module).read_text()
+    found = {match[1] for match in re.finditer(r"^from ((?:modelstore|consumers|streams)\.\w+) import", source, re.M)}
+    assert found == set(routine.takes_from)
 
 
 def test_without_a_place_for_it_code_is_compiled_in_each_process(monkeypatch: pytest.MonkeyPatch) -> None:

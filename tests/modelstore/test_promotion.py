@@ -54,8 +54,10 @@ def test_a_version_is_promoted_by_alias_and_the_verdict_written(store: ModelStor
     before = contents(store.client)
     assert store.promote(f"{NAME}@2", who="ann") == info
     assert contents(store.client) == before
-    with pytest.raises(NotFound, match="has no SPY:1m/close_5@challenger"):
+    with pytest.raises(NotFound, match="has no SPY:1m/close_5@challenger") as told:
         store.promote(f"{NAME}@challenger", who="ann")
+    words = f"version {SECOND[:12]} became champion with release {info.id[:12]} (by ann: the better one)"
+    assert told.value.__notes__ == [words]
 
 
 def test_aliases_of_any_name_are_set_and_taken_away(store: ModelStore) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pytest
 import redis
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from modelstore.manifest import Manifest, Serving
 from modelstore.verdicts import Note, Verdicts
@@ -32,31 +32,13 @@ from streams.keys import TRAINERS, Keys
 from streams.records import Prediction, Record, Signal, TrainingResult
 from streams.settings import Settings, load_settings
 from streams.tenant import Tenant, open_tenant
-from tests.servers import Server
+from tests.ops.conftest import Red10
+from tests.servers import Server, prices
 
 ROOT = Path(__file__).resolve().parents[2]
 NS = 1_000_000_000
 DAY = 86_400 * NS
-Red10 = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command runs in a directory of its own, 80 columns wide, without settings of the machine."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in [name for name in os.environ if name.startswith("RED10_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def red10(server: Server) -> Red10:
-    """Run a command against the test's server."""
-
-    def run(*args: object) -> Result:
-        return CliRunner().invoke(app, [*map(str, args), "--streams-url", server.url, "--models-url", server.url])
-
-    return run
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -118,15 +100,28 @@ def test_help_is_fast_and_fits_80_columns() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for name in ("demo", "up", "worker", "publish", "replay", "signals", "predictions", "train", "model", "release"):
+    for name in (
+        "demo",
+        "up",
+        "worker",
+        "publish",
+        "replay",
+        "signals",
+        "predictions",
+        "train",
+        "predict",
+        "model",
+        "release",
+    ):
         assert re.search(rf"│ {name} ", done.stdout), name
-    for name in ("status", "keys", "config", "tenant"):
+    for name in ("status", "keys", "config", "tenant", "dead"):
         assert re.search(rf"│ {name} ", done.stdout), name
 
 
 def test_every_command_has_help_in_80_columns() -> None:
     runner = CliRunner()
     alone = ["demo", "up", "worker", "publish", "replay", "signals", "predictions", "train", "status", "keys", "config"]
+    alone += ["predict", "dead list", "dead show", "dead retry", "dead drop"]
     for words in [*alone, "model list", "model show", "release list", "release show", "tenant list"]:
         done = runner.invoke(app, [*words.split(), "--help"])
         assert done.exit_code == 0, words
@@ -159,6 +154,7 @@ def test_mistakes_of_users_get_a_message_and_exit_code_2_without_a_traceback(red
         (("replay", "missing.csv"), "no such file"),
         (("replay", "missing.csv", "--speed", "fast"), "--speed takes a number"),
         (("replay", __file__, os.path.relpath(__file__)), "is named twice"),
+        (("replay", __file__, "--name", "day", "--start", "1714521601"), "Leave --start out, or take another name"),
         (("keys", "a:b"), "cannot be a symbol"),
         (("train", "SPY"), "SYMBOL:INTERVAL"),
         (("signals",), "there is no tenant 'default' yet"),
@@ -270,25 +266,44 @@ def test_replay_of_today_warns_of_a_clock_before_its_time(red10: Red10, tmp_path
     assert f"a clock said after {show_ns(end)} UTC close them: `red10 publish --clock {end}`" in hint
 
 
+@pytest.mark.parametrize("name", [(), ("--name", "day")], ids=["no name", "name"])
 def test_replay_that_is_broken_off_goes_on_with_what_it_says(
-    red10: Red10, server: Server, client: redis.Redis, tmp_path: Path, tenant: Tenant, env: dict[str, str]
-) -> None:
+    red10: Red10, server: Server, client: redis.Redis, tmp_path: Path, tenant: Tenant, env: dict[str, str],
+    name: tuple[str, ...],
+) -> None:  # fmt: skip
     # Two ticks at each time, 20 ms apart: broken off between them, one would be lost or doubled.
     rows = [f"SPY,{n + 1},1,{1_714_521_600 * NS + n // 2 * 20_000_000}" for n in range(400)]
     (tmp_path / "f.csv").write_text("\n".join(["symbol,price,size,ts", *rows]))
     key = tenant.keys.partition(tenant.partition_of("SPY")).ticks
-    with running(env, command_line(server, "replay", "f.csv", "--speed", "1")) as replay:
+    with running(env, command_line(server, "replay", "f.csv", "--speed", "1", *name)) as replay:
         assert replay.stderr is not None
         with connect(server.url, block_ms=20_000) as waiting:
             assert waiting.xread({key: "0"}, count=1, block=20_000)
         replay.send_signal(signal.SIGINT)
         assert replay.wait(20) == 130
         said = " ".join(replay.stderr.read().split())
-    found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
-    assert found, said
-    assert 0 < client.xlen(key) == int(found[1]) < 400
-    assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
-    assert [float(fields[b"price"]) for _, fields in entries(client, key)] == list(range(1, 401))
+    assert 0 < len(prices(client, key)) < 400
+    if name:
+        assert said.endswith("To go on, repeat the same command"), said
+        assert red10("replay", "f.csv", *name).exit_code == 0
+    else:
+        found = re.search(r"Broken off after (\d+) of 400 ticks, .* repeat the command with --start (\d+)$", said)
+        assert found, said
+        assert len(prices(client, key)) == int(found[1])
+        assert red10("replay", "f.csv", "--start", found[2]).exit_code == 0
+    assert prices(client, key) == list(range(1, 401))
+
+
+def test_replay_under_a_name_sends_nothing_twice(
+    red10: Red10, client: redis.Redis, tmp_path: Path, tenant: Tenant
+) -> None:
+    rows = [f"SPY,{n + 1},1,{1_714_521_600 * NS + n}" for n in range(50)]
+    (tmp_path / "f.csv").write_text("\n".join(["symbol,price,size,ts", *rows]))
+    first = orjson.loads(red10("replay", "f.csv", "--name", "f", "--json").stdout)
+    again = red10("replay", "f.csv", "--name", "f", "--speed", "1")
+    assert (first["ticks"], first["passed_over"], first["lost"]) == (50, 0, 0)
+    assert "50 of them were in the log already, under the name f" in " ".join(again.stderr.split())
+    assert prices(client, tenant.keys.partition(tenant.partition_of("SPY")).ticks) == list(range(1, 51))
 
 
 def test_newest_signals_of_all_partitions_are_shown_oldest_first(

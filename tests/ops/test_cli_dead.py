@@ -1,39 +1,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
 import pytest
 import redis
-from typer.testing import CliRunner, Result
 
 from consumers.outputs import dead_fields
-from ops.cli import app
 from streams.ids import Source, StreamID
 from streams.settings import load_settings
 from streams.tenant import Tenant, open_tenant
-from tests.servers import Server
+from tests.ops.conftest import Red10
 from tests.streams.test_dead_letters import bury_request
-
-Red10 = Callable[..., Result]
-
-
-@pytest.fixture
-def red10(server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Red10:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*args: object, tenant: str = "t") -> Result:
-        return CliRunner().invoke(app, [*map(str, args), "--streams-url", server.url, "--tenant", tenant])
-
-    return run
 
 
 @pytest.fixture
 def tenant(client: redis.Redis) -> Tenant:
-    return open_tenant(client, load_settings(tenant="t")[0])
+    return open_tenant(client, load_settings()[0])
 
 
 def bury(client: redis.Redis, tenant: Tenant, reason: str, price: str = "-1") -> str:
@@ -50,7 +34,7 @@ def ticks(client: redis.Redis, tenant: Tenant) -> list[dict[bytes, bytes]]:
 
 
 def test_letters_are_listed_and_shown_with_all_that_is_known(red10: Red10, client: redis.Redis, tenant: Tenant) -> None:
-    tick, request = bury(client, tenant, "bad_price"), bury_request(client)
+    tick, request = bury(client, tenant, "bad_price"), bury_request(client, tenant.keys)
     listed = red10("dead", "list")
     assert listed.exit_code == 0
     assert max(map(len, listed.stdout.splitlines())) <= 80
@@ -80,7 +64,7 @@ def test_a_letter_is_retried_by_its_id(red10: Red10, client: redis.Redis, tenant
     ref = bury(client, tenant, "bad_price")
     done = red10("dead", "retry", ref)
     assert done.exit_code == 0
-    assert re.search(rf"{ref}: \d+-\d+ in red10:\{{t:7\}}:ticks\n1 published again\.", done.stdout)
+    assert re.search(rf"{ref}: \d+-\d+ in red10:\{{default:7\}}:ticks\n1 published again\.", done.stdout)
     assert ticks(client, tenant) == [{b"symbol": b"SPY", b"price": b"-1", b"ts": b"5"}]
     again = red10("dead", "retry", ref)
     assert again.exit_code == 2
@@ -135,6 +119,6 @@ def test_an_unclear_choice_is_refused(red10: Red10, tenant: Tenant, verb: str, a
 def test_nothing_to_show_and_no_tenant_are_said(red10: Red10, tenant: Tenant) -> None:
     assert "No dead letters" in red10("dead", "list").stdout
     assert orjson.loads(red10("dead", "list", "--json").stdout) == []
-    missing = red10("dead", "list", tenant="other")
+    missing = red10("dead", "list", "--tenant", "other")
     assert missing.exit_code == 2
     assert "red10 tenant list" in missing.stderr

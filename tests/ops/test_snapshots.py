@@ -32,6 +32,7 @@ from streams.keys import Keys
 from streams.settings import Settings, load_settings
 from tests.conftest import binary_of
 from tests.modelstore.made import FEATURE_SET, FEATURES, fitted
+from tests.objects import ObjectServer
 from tests.servers import Server, embedded_binary
 
 KEYS = Keys("t")
@@ -83,6 +84,18 @@ def release_of(url: str) -> str | None:
     with connect(url) as client:
         found = Releases(client, KEYS).current()
         return found.id if found else None
+
+
+def changed(url: str, before: str | None) -> Callable[[], bool]:
+    """Whether another release is in force, asked across the moment in which one server follows another."""
+
+    def look() -> bool:
+        try:
+            return release_of(url) != before
+        except redis.ConnectionError:
+            return False
+
+    return look
 
 
 def seed_of(release: LoadedRelease) -> int | None:
@@ -194,13 +207,7 @@ async def test_a_snapshot_that_cannot_be_loaded_changes_nothing_and_is_said_once
         assert len(said) == 2
         assert release_of(server.url) == first
         put(snapshots[1], path)
-
-        def changed() -> bool:
-            with contextlib.suppress(redis.RedisError):  # between the old server and the new one
-                return release_of(server.url) != first
-            return False
-
-        await until(changed)
+        await until(changed(server.url, first))
     assert said[2:] == ["the snapshot has changed"]
 
 
@@ -277,28 +284,23 @@ def test_a_snapshot_of_a_newer_server_needs_a_newer_server(path: Path, tmp_path:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A store of objects on this machine, and a client of it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
+def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """A store of objects on this machine, with one bucket."""
     for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
+    server = ObjectServer()
     try:
-        host, port = server.get_host_and_port()
-        client: Any = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-        client.create_bucket(Bucket="models")
-        yield client
+        server.client().create_bucket(Bucket="models")
+        yield server
     finally:
-        server.stop()
+        server.close()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-async def test_an_object_is_fetched_loaded_and_followed(snapshots: list[Path], tmp_path: Path, s3: Any) -> None:
-    endpoint = s3.meta.endpoint_url
-    settings = make(tmp_path, "s3://models/daily/models.rdb", s3_endpoint=endpoint)
+async def test_an_object_is_fetched_loaded_and_followed(
+    snapshots: list[Path], tmp_path: Path, objects: ObjectServer
+) -> None:
+    s3 = objects.client()
+    settings = make(tmp_path, "s3://models/daily/models.rdb", s3_endpoint=objects.url)
     with pytest.raises(SnapshotError, match=r"s3://models/daily/models\.rdb cannot be read"), serving(settings):
         pass
     s3.upload_file(str(snapshots[0]), "models", "daily/models.rdb")
@@ -306,13 +308,7 @@ async def test_an_object_is_fetched_loaded_and_followed(snapshots: list[Path], t
     with serving(settings, said) as server:
         first = release_of(server.url)
         s3.upload_file(str(snapshots[1]), "models", "daily/models.rdb")
-
-        def changed() -> bool:
-            with contextlib.suppress(redis.RedisError):  # between the old server and the new one
-                return release_of(server.url) != first
-            return False
-
-        await until(changed)
+        await until(changed(server.url, first))
         s3.delete_object(Bucket="models", Key="daily/models.rdb")
         await until(lambda: len(said) == 2)
         assert release_of(server.url) is not None

@@ -75,3 +75,8 @@ def test_letters_of_a_gap_or_of_a_bar_set_no_tick_aside() -> None:
         {b"src": b"0:7-0:0:0", b"fields": b'{"kind":"bar","series":"A:1s","bar":"1"}'},
     ]
     assert set_aside(letters) == {(StreamID(5, 0), 3)}
+
+
+def test_a_tick_that_says_its_kind_is_a_tick() -> None:
+    named = [(StreamID(9, 0), {b"kind": b"tick", **tick("C", 0)})]
+    assert count(named, set(), [(("C", S, 0), 1), (("C", 5 * S, 0), 1)], INTERVALS) == Tiling(1, 0, 0, 0)

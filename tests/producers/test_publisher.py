@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,10 +11,14 @@ import orjson
 import pytest
 import redis
 
-from producers.publisher import EXCHANGE_ROWS, AsyncTickPublisher, TickPublisher
+from producers import plan as plan_module
+from producers.plan import EXCHANGE_ROWS
+from producers.publisher import AsyncTickPublisher, TickPublisher
 from streams.append import PublishError
+from streams.clients import connect
 from streams.columns import Ticks
 from streams.errors import BadRecord, ConfigurationError, RedisUnavailable, TenantMismatch
+from streams.exchange import Exchange, Outcome, _send, _send_async
 from streams.ids import StreamID
 from streams.keys import Keys
 from streams.locate import locate
@@ -227,3 +232,52 @@ async def test_a_cancelled_task_leaves_no_reply_behind_for_the_next_tick(server:
     last, fields = cast(Any, client.xrevrange(key, count=1))[0]
     assert Tick.from_fields(fields).price == 3.0
     assert StreamID.parse(last) == entry
+
+
+async def test_tasks_that_open_a_named_publisher_at_once_lose_no_tick(
+    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far the log had come is asked twice, and the second answer arrives when the first tick is in already."""
+    real, first_in, calls = plan_module._places, threading.Event(), iter(range(10))
+
+    def slow(*args: Any) -> Any:
+        found = real(*args)
+        if next(calls):
+            first_in.wait(10)
+        return found
+
+    monkeypatch.setattr(plan_module, "_places", slow)
+    async with AsyncTickPublisher(url=server.url, publisher="feed") as publisher:
+        other = asyncio.create_task(publisher.publish("A", 2.0))
+        await publisher.publish("A", 1.0)
+        first_in.set()
+        await other
+        await publisher.publish("A", 3.0)
+    assert sorted(tick.price for tick in ticks_in(client, partition_of("A", 8))) == [1.0, 2.0, 3.0]
+
+
+async def test_a_call_that_arrives_after_its_publisher_was_closed_doubles_nothing(
+    server: Server, client: redis.Redis
+) -> None:
+    """A call was given up (its connection hung) and sent again; the first one comes to its end when all is over."""
+    home = KEYS.partition(partition_of("A", 8))
+    sent: list[bytes] = []
+    publisher = AsyncTickPublisher(url=server.url)
+    await publisher.open()
+    steps = publisher._plan.one(Ticks.from_rows([("A", 1.0, 1.0, 1)]))[1]
+    step = next(steps)
+    while True:
+        try:
+            if not isinstance(step, Exchange):
+                step = steps.send(None)
+            elif not sent:
+                sent.append(step.payload)
+                step = steps.send(Outcome([], redis.ConnectionError("timed out"), sent=True))
+            else:
+                step = steps.send(await _send_async(publisher._client, step))
+        except StopIteration:
+            break
+    await publisher.close()
+    with connect(server.url) as late:
+        assert _send(late, Exchange(sent[0], 1)).replies[0][0] == b"DUP"
+    assert client.xlen(home.ticks) == 1

@@ -49,6 +49,9 @@ class Recorder:
         self.sent: list[tuple[float, Ticks]] = []
         self.clock = clock or Clock()
 
+    def rewind(self) -> None:
+        raise AssertionError("nothing is lost here")
+
     def publish_many(self, ticks: Ticks, /) -> int:
         self.sent.append((self.clock.at, ticks))
         return len(ticks)
@@ -198,3 +201,36 @@ def test_what_the_log_has_is_not_waited_for() -> None:
     assert isinstance(steps[0], Ticks)
     assert steps[0].ts.tolist() == [0, SECOND, 2 * SECOND, 3 * SECOND]
     assert steps[1] == 1.0
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_the_log_loses_of_a_named_replay_is_sent_again(
+    server: Server, client: redis.Redis, asynchronous: bool
+) -> None:
+    """As after a restart from an older append-only file."""
+    tables = [table("A", list(range(0, 80_000, 2))), table("B", list(range(1, 80_000, 2)))]
+    settings = load_settings(tenant="one")[0]
+    older: dict[bytes, bytes] = {}
+
+    def trouble(done: int, total: int, ts: int) -> None:
+        if not older:
+            older.update({key: cast(bytes, client.dump(key)) for key in client.scan_iter("red10:{one:*")})
+        elif b"restored" not in older:
+            older[b"restored"] = b""
+            for key, value in older.items():
+                if value:
+                    client.restore(key, 0, value, replace=True)
+
+    if asynchronous:
+        async with AsyncTickPublisher(settings, url=server.url, publisher="file", blocks="never") as publisher:
+            assert (await replay_async(publisher, tables, on_progress=trouble)).ticks == 80_000
+            numbering, tenant = publisher.numbering, await publisher.open()
+    else:
+        with TickPublisher(settings, url=server.url, publisher="file", blocks="never") as blocking:
+            assert replay(blocking, tables, on_progress=trouble).ticks == 80_000
+            numbering, tenant = blocking.numbering, blocking.tenant
+    assert (numbering.gaps, numbering.lost) == (1, 0)
+    for name in "AB":
+        rows = cast(Any, client.xrange(tenant.keys.partition(tenant.partition_of(name)).ticks))
+        times = [int(fields[b"ts"]) for _, fields in rows if fields[b"symbol"] == name.encode()]
+        assert times == tables["AB".index(name)].ts.tolist()

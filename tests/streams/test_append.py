@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import select
 import socket
 import threading
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 import redis
 
-from streams.append import Exchange, Outcome, PublishError, Steps, append, run
+from streams.append import PublishError, PublishGap, append
 from streams.clients import connect
 from streams.columns import Ticks
 from streams.errors import BadName
+from streams.exchange import Exchange, Outcome, Steps, run
 from streams.ids import StreamID
 from streams.keys import Keys
 from streams.numbering import Numbering
-from streams.publish import Group, group_ticks
+from streams.publish import Group, clock_fields, group_ticks
 from streams.room import Pause
 from tests.conftest import binary_of
 from tests.servers import Server
@@ -190,6 +192,35 @@ def test_a_sequence_that_begins_again_is_passed_over_as_far_as_the_log_has_it(cl
     assert cast(bytes, client.hget(HOME.publishers, "feed")).startswith(b"5 ")
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["begun again", "late"])
+def test_a_clock_takes_nothing_back_of_what_the_log_has_taken(client: redis.Redis, known: bool) -> None:
+    first = Numbering.of("feed")
+    publish(client, first, 1.0, 2.0)
+    again = Numbering.of("feed")
+    if known:  # a call without reply that comes to its end only now
+        again.place(HOME).last = first.place(HOME).last
+    send(client, [Group(HOME, np.array([0]), None, clock_fields(1))], numbering=again)
+    publish(client, again, 1.0, 2.0, 3.0)
+    publish(client, Numbering.of("feed"), 1.0, 2.0, 3.0, 4.0)
+    assert [float(f[b"price"]) for f in entries_of(client) if b"price" in f] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["feed", None], ids=["live", "forked"])
+def test_ticks_that_another_publisher_of_the_name_does_not_have_are_not_passed_over(
+    client: redis.Redis, name: str | None
+) -> None:
+    """Two live feeds under one name, one of them woken as a zombie; or two processes after a fork."""
+    one = Numbering.of(name, from_start=False)
+    publish(client, one, 1.0)
+    other = copy.deepcopy(one)
+    publish(client, one, 2.0, 3.0)
+    publish(client, other, 4.0)
+    publish(client, one, 5.0)
+    assert prices_of(client) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert (one.rivals, other.rivals) == (1, 1)
+    assert (one.passed_over, one.gaps, other.passed_over, other.gaps) == (0, 0, 0, 0)
+
+
 def test_two_sequences_do_not_disturb_each_other(client: redis.Redis) -> None:
     one, other = Numbering.of("one"), Numbering.of(None)
     publish(client, one, 1.0)
@@ -216,13 +247,21 @@ def test_a_log_that_forgot_says_reset_and_publishing_goes_on(client: redis.Redis
     assert (numbering.resets, numbering.gaps) == (1, 0)
 
 
-def test_a_log_that_fell_back_says_gap_and_publishing_goes_on(client: redis.Redis) -> None:
-    numbering = Numbering.of("feed")
+@pytest.mark.parametrize("repeats", [False, True], ids=["live", "repeatable"])
+def test_a_log_that_fell_back_says_gap(client: redis.Redis, repeats: bool) -> None:
+    """A live feed goes on; a sequence that can be sent again is begun again."""
+    numbering = Numbering.of("feed", from_start=repeats)
     publish(client, numbering, 1.0)
     stream, table = client.dump(STREAM), client.dump(HOME.publishers)
     publish(client, numbering, 2.0, 3.0)
     client.restore(STREAM, 0, cast(bytes, stream), replace=True)
     client.restore(HOME.publishers, 0, cast(bytes, table), replace=True)
+    if repeats:
+        with pytest.raises(PublishGap, match=r"lost 2 ticks of publisher feed .*`rewind`"):
+            publish(client, numbering, 4.0)
+        publish(client, Numbering.of("feed"), 1.0, 2.0, 3.0, 4.0)
+        assert prices_of(client) == [1.0, 2.0, 3.0, 4.0]
+        return
     publish(client, numbering, 4.0)
     publish(client, numbering, 5.0)
     assert prices_of(client) == [1.0, 4.0, 5.0]

@@ -268,8 +268,10 @@ async def test_a_required_group_that_does_not_exist_yet_holds_everything(
 ) -> None:
     committer, _ = with_retention(async_client, version, short=True, foreign=0, required=("tap", "other"))
     acknowledged(client, "tap", ticks, 10, 10)
-    assert (await committer.commit(TOKEN, batch(ticks[4], trim=ticks[4])))[0] is Answer.OK
+    assert await committer.commit(TOKEN, batch(ticks[4], trim=ticks[4])) == (Answer.OK, "other")
     assert kept(client) == ticks
+    acknowledged(client, "other", ticks, 10, 10)
+    assert await committer.commit(TOKEN, batch(ticks[6], after=ticks[4], counter=1, trim=ticks[6])) == (Answer.OK, "")
 
 
 async def test_a_forgotten_group_is_waited_for_up_to_a_length_and_its_loss_is_counted(

@@ -33,7 +33,7 @@ def bury(client: redis.Redis, partition: int, words: list[bytes], reason: str = 
     return f"{partition}/{entry.decode()}"
 
 
-def bury_request(client: redis.Redis, series: str = "SPY:1m") -> str:
+def bury_request(client: redis.Redis, keys: Keys = TENANT.keys) -> str:
     letter = DeadRequest(
         reason="deliveries",
         detail="it kills",
@@ -42,9 +42,9 @@ def bury_request(client: redis.Redis, series: str = "SPY:1m") -> str:
         consumers=("a", "b"),
         first=1,
         last=2,
-        fields={"series": series, "id": "mine"},
+        fields={"series": "SPY:1m", "id": "mine"},
     )
-    entry: Any = client.xadd(TENANT.keys.dead, cast(Any, letter.to_fields()))
+    entry: Any = client.xadd(keys.dead, cast(Any, letter.to_fields()))
     return f"requests/{entry.decode()}"
 
 

@@ -11,12 +11,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.append import append, run
+from streams.append import append
 from streams.block import read_block
 from streams.codec import decode, fields_of_tick
 from streams.columns import Ticks, check_ticks
 from streams.decoded import TickRun
 from streams.errors import BadRecord
+from streams.exchange import run
 from streams.ids import StreamID
 from streams.keys import Keys
 from streams.numbering import Numbering

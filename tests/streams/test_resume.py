@@ -49,7 +49,7 @@ async def test_what_the_stream_has_is_read_as_it_is(client: redis.Redis, async_c
     assert await look(async_client, KEYS, AT) == Input(None, False, group=False)
     client.xadd(KEYS.ticks, {"a": "b"}, id="5-0")
     client.xadd(KEYS.ticks, {"a": "b"}, id="7-3")
-    assert await look(async_client, KEYS, AT) == Input(StreamID(7, 3), True, group=False)
+    assert await look(async_client, KEYS, AT) == Input(StreamID(7, 3), True, group=False, first=AT)
     assert (await look(async_client, KEYS, AT, StreamID(7, 4))).anchor is False, (
         "the entry that was read in part is gone"
     )
@@ -59,7 +59,9 @@ async def test_what_the_stream_has_is_read_as_it_is(client: redis.Redis, async_c
     assert group["last-delivered-id"] == b"5-0", "who is late moves nothing"
     client.xgroup_destroy(KEYS.ticks, SCORERS)
     client.xtrim(KEYS.ticks, minid="6-0", approximate=False)
-    assert await look(async_client, KEYS, AT) == Input(StreamID(7, 3), False, group=False, gone=1 if modern else None)
+    last = StreamID(7, 3)
+    found = Input(last, False, group=False, first=last, gone=1 if modern else None)
+    assert await look(async_client, KEYS, AT) == found
     client.xadd(KEYS.ticks, {"a": "b"}, id="9-0")
     assert (await look(async_client, KEYS, StreamID(8, 0))).gone is None, "one that is left came before"
 

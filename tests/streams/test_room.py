@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import redis
 
-from streams.append import PublishError, append, run
+from streams.append import PublishError, append
 from streams.columns import Ticks
 from streams.errors import RedisRefused
+from streams.exchange import Exchange, Outcome, run
 from streams.keys import Keys
 from streams.numbering import Numbering
 from streams.publish import group_ticks
@@ -53,6 +54,26 @@ def test_it_waits_until_there_is_room_again_and_counts_how_long() -> None:
     with pytest.raises(StopIteration):
         steps.send(ROOMY)
     assert room.throttled_s == 7
+
+
+def test_time_spent_waiting_for_room_does_not_use_the_patience_up() -> None:
+    """A server that goes away just when there is room again is given the whole of it."""
+    now = [100.0]
+    group = group_ticks(Ticks.from_rows([("SPY", 1.0, 0.0, 1)]), lambda symbol: Keys("t").partition(0))
+    room = Room(0.8, "block", now=lambda: now[0])
+    steps = append(group, Numbering.of(None), "redis://t", patience_s=60, room=room, now=lambda: now[0])
+    assert isinstance(next(steps), Probe)
+    assert isinstance(steps.send(FULL), Pause)
+    now[0] += 90
+    assert isinstance(next(steps), Probe)
+    assert isinstance(steps.send(ROOMY), Exchange)
+    away = redis.ConnectionError("Connection refused")
+    assert isinstance(steps.send(Outcome([], away, sent=False)), Pause)
+    now[0] += 61
+    assert isinstance(next(steps), Probe)
+    assert isinstance(steps.send(None), Exchange)
+    with pytest.raises(PublishError, match="Connection refused"):
+        steps.send(Outcome([], away, sent=False))
 
 
 @pytest.mark.parametrize("answer", [None, Memory(10**12, None), Memory(10**12, 0)])
