@@ -29,6 +29,7 @@ fuzz: $(VENV)/.ready ## Run the long form of the fuzz tests (some minutes)
 
 bench: $(VENV)/.ready ## Measure beside peers (trains ten thousand models first, once: some minutes)
 	@$(BIN)/python -m benchmarks models $(ARGS)
+	@$(BIN)/python -m benchmarks snapshots $(filter --json,$(ARGS))
 
 check: $(VENV)/.ready ## Check format, lint, types and the direction of imports
 	@$(BIN)/ruff format --check .
