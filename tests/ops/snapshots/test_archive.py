@@ -75,7 +75,7 @@ def bucket(objects: ObjectServer, flaky: FlakyStore, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def settings(bucket: str, flaky: FlakyStore, tmp_path: Path) -> Settings:
     return settings_of(
-        tmp_path, archive=f"s3://{bucket}/red10", s3_endpoint=flaky.url, s3_part_mb=5, s3_attempts=3, s3_timeout_s=0.5
+        tmp_path, archive=f"s3://{bucket}/red10", s3_endpoint=flaky.url, s3_part_mb=5, s3_attempts=3, s3_timeout_s=60
     )
 
 
@@ -153,12 +153,17 @@ def test_encryption_and_checksums_are_as_the_settings_say(
     assert any("x-amz-checksum-crc32" in one or "x-amz-checksum-crc64nvme" in one for one in sent)
 
 
+def impatient(settings: Settings, fault: Fault) -> Settings:
+    """Where silence is the fault, it is not waited for long."""
+    return settings.model_copy(update={"s3_timeout_s": 2.0}) if fault == "silent" else settings
+
+
 @pytest.mark.parametrize("fault", ["503", "close", "silent", "lost reply"])
 def test_what_passes_is_tried_again(
     own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore, fault: Fault
 ) -> None:
-    archive = Archive.of(settings)
-    flaky.silence_s = 0.7
+    archive = Archive.of(impatient(settings, fault))
+    flaky.silence_s = 2.5
     flaky.faults = times(2, fault, "PUT", "partNumber=2")
     assert archive.put(own)
     assert sum("partNumber=2" in path for _, path in flaky.seen) == 3
@@ -175,8 +180,8 @@ def test_what_passes_is_tried_again(
 def test_what_does_not_pass_is_a_clear_error_and_goes_on_later(
     own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore, fault: Fault, told: str
 ) -> None:
-    archive = Archive.of(settings)
-    flaky.silence_s = 0.7
+    archive = Archive.of(impatient(settings, fault))
+    flaky.silence_s = 2.5
     flaky.faults = times(1000, fault, "PUT", "partNumber=2")
     with pytest.raises(ArchiveError, match=told) as caught:
         archive.put(own)
