@@ -51,7 +51,8 @@ def refuse(client: redis.Redis, server: Server, code: str) -> Callable[[], None]
     if code == "READONLY":
         client.replicaof("127.0.0.1", "1")
         return lambda: _ignore(client.replicaof("NO", "ONE"))
-    # A snapshot cannot be written where a directory lies.
+    # A snapshot cannot be written where a directory lies. (Another test may have had this server write one.)
+    (server.directory / "dump.rdb").unlink(missing_ok=True)
     (server.directory / "dump.rdb").mkdir()
     client.config_set("save", "3600 1000000")
     client.bgsave()
