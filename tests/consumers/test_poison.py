@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.poison import CAREFUL_BATCHES, PASSING_TRIES, Suspicion
@@ -34,6 +34,7 @@ def go_through(count: int, bad: set[int], most: int) -> tuple[set[int], int]:
     return aside, failures
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.sets(st.integers(0, 299), max_size=8), st.integers(1, 300))
 def test_exactly_what_is_to_blame_is_set_aside(count: int, bad: set[int], most: int) -> None:
     bad = {number for number in bad if number < count}
