@@ -9,8 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from tests.servers import Server, embedded_binary, required, system_binary
+
+# How long an example takes on a machine that others use as well says nothing.
+settings.register_profile("red10", deadline=None)
+settings.load_profile("red10")
 
 
 def binary_of(kind: str) -> str:
