@@ -40,7 +40,7 @@ def test_exactly_what_is_to_blame_is_set_aside(count: int, bad: set[int], most: 
     bad = {number for number in bad if number < count}
     aside, failures = go_through(count, bad, most)
     assert aside == bad
-    assert failures <= len(bad) * (3 + math.ceil(math.log2(count + 1)))
+    assert failures <= len(bad) * (4 + math.ceil(math.log2(count + 1)))
 
 
 def test_a_failure_that_passes_costs_one_more_try_and_leaves_nothing_behind() -> None:
