@@ -380,7 +380,7 @@ async def test_scorers_see_whole_releases_only_while_they_are_switched(server: S
             assert [len(scores) for scores in release.score(rows, [spy, xle])] == [2, 1]
             assert (await found.get(release.id)).id == release.id
             looks += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # With 0 the two threads would wait for each other's lock most of the time.
         await switching
         await until(lambda: seeds_of(found.current) == {59 % len(SEEDS)})
     assert looks > 10

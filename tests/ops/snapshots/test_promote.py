@@ -281,9 +281,12 @@ def test_it_writes_no_faster_than_it_may(snapshot: Snapshot, client: redis.Redis
     slow = settings.model_copy(update={"promote_mb_s": 0.02})
     began = time.monotonic()
     promoter(client, slow).promote(snapshot, runs=None, who="me")
-    size = snapshot.manifest.size
+    took = time.monotonic() - began
+    # The versions' own bytes, not the file's: a file of Redis 6.2 also holds every script that its server ever ran.
+    size = sum(client.hstrlen(key, field) for key in client.scan_iter(KEYS.version("*")) for field in client.hkeys(key))
     # A lower bound, however busy the machine is.
-    assert time.monotonic() - began > 0.3 * size / 20_000
+    assert size > 3000
+    assert took > 0.9 * size / 20_000
 
 
 def test_a_store_without_room_is_refused_before_it_is_full(
