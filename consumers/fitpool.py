@@ -5,16 +5,19 @@ Children are spawned, one thread each. They hold one end of a pipe whose other e
 closed, by `close` or because this process died in any way, they exit at once, in the midst of a fit if need be.
 
 When a child dies, every fit that was under way is tried once more, alone in a process of its own. Whichever kills that
-one too is reported as failed; the others finish.
+one too is reported as failed; the others finish. A fit that does not end within its time counts as one that dies: a
+watchdog, which needs neither the interpreter nor its lock, ends the child and writes where it was to standard error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -94,6 +97,10 @@ def processes_wanted(setting: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+#: How long a fit may take if no other limit is set, s.
+FIT_TIMEOUT_S = 3600.0
+
+
 class _Workers:
     """One executor and the pipe that its children hang on."""
 
@@ -116,9 +123,19 @@ class _Workers:
 class FitPool:
     """Runs fits in `processes` children, which start when first needed."""
 
-    def __init__(self, processes: int, work: Callable[[Job], Fitted] = fit_or_explain) -> None:
+    def __init__(
+        self, processes: int, work: Callable[[Job], Fitted] = fit_or_explain, timeout_s: float = FIT_TIMEOUT_S
+    ) -> None:
+        """Put it together; nothing is started yet.
+
+        Args:
+            processes: how many children.
+            work: what they do with a job.
+            timeout_s: how long one job may take; each of its two tries.
+        """
         self.processes = processes
         self._work = work
+        self._timeout_s = timeout_s
         self._shared: _Workers | None = None
         self._open: set[_Workers] = set()
         self._alone = asyncio.Lock()
@@ -144,11 +161,17 @@ class FitPool:
             self._end(workers)
         async with self._alone:
             workers = self._start(1)
+            began = time.monotonic()
             try:
                 return await self._run(workers, request)
             except BrokenProcessPool:
                 if self._closed:
                     raise Stopped from None
+                if time.monotonic() - began >= self._timeout_s:
+                    return FitFailure(
+                        f"the work on {request.what} did not end within {self._timeout_s:g} s, tried twice: the "
+                        "trainer's log has where it was; train on fewer bars (max_bars) or rows, or raise fit_timeout_s"
+                    )
                 return FitFailure(
                     f"the process that worked on {request.what} died twice: it was killed, ran out of memory, or "
                     "native code crashed; look at the system's log, and train on fewer bars (max_bars) or rows"
@@ -157,7 +180,9 @@ class FitPool:
                 self._end(workers)
 
     async def _run(self, workers: _Workers, request: Job) -> Fitted:
-        return await asyncio.get_running_loop().run_in_executor(workers.executor, self._work, request)
+        return await asyncio.get_running_loop().run_in_executor(
+            workers.executor, _work_within, self._timeout_s, self._work, request
+        )
 
     def _start(self, processes: int) -> _Workers:
         if self._closed:
@@ -177,6 +202,15 @@ class FitPool:
         self._shared = None
         for workers in tuple(self._open):
             self._end(workers)
+
+
+def _work_within(seconds: float, work: Callable[[Job], Fitted], request: Job) -> Fitted:
+    """In the child: work, or exit when it takes too long."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        return work(request)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _begin(leash: Connection) -> None:

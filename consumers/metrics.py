@@ -125,6 +125,7 @@ class Metrics:
         self._drifts = counter("red10_drifts_total", "Champions that were seen to drift.")
         self._retrainings = counter("red10_retrainings_requested_total", "Trainings that the monitor asked for.")
         self._models_trained = counter("red10_models_trained_total", "Versions of models that were fitted.")
+        self._pruned = counter("red10_versions_pruned_total", "Versions of models that were removed, not being kept.")
 
         self._lag = Gauge(
             "red10_lag_entries", "Entries that the group has not read yet.", ["stream", "group"], registry=registry
@@ -288,6 +289,10 @@ class Metrics:
             self._requests.labels(status).inc()
         self._models_trained.inc(models)
         self._training_seconds.observe(seconds)
+
+    def pruned(self, versions: int) -> None:
+        """Count versions that were removed since nothing needs them."""
+        self._pruned.inc(versions)
 
     def predicted(self, statuses: Iterable[str]) -> None:
         """Count prediction requests that were answered, by `done`, `refused` or `failed`."""

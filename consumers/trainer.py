@@ -36,7 +36,7 @@ from consumers.checker import Checker
 from consumers.datasets import MIB, Roots
 from consumers.deliveries import How
 from consumers.fit import FitParameters
-from consumers.fitpool import FitPool, processes_wanted
+from consumers.fitpool import FIT_TIMEOUT_S, FitPool, processes_wanted
 from consumers.fitting import FitOptions, Fitting, Makers
 from consumers.patience import Patience, Stopped
 from consumers.placing import Again, Placing
@@ -66,6 +66,7 @@ class TrainerOptions:
     max_bars: int
     processes: int  #: 0: one per core
     limits: Limits = field(default_factory=Limits)
+    fit_timeout_s: float = FIT_TIMEOUT_S
     check_memory_mb: int = 2048
     check_timeout_s: float = 60.0
     roots: Roots = field(default_factory=lambda: Roots((), 0))
@@ -78,6 +79,7 @@ class TrainerOptions:
             settings.max_bars,
             settings.processes,
             Limits(settings.claim_idle_ms, settings.max_deliveries),
+            settings.fit_timeout_s,
             settings.check_memory_mb,
             settings.check_timeout_s,
             Roots(settings.dataset_roots, settings.dataset_max_mib * MIB),
@@ -141,7 +143,7 @@ class Trainer:
         self._streams_patience = Patience("streams", self._stop)
         self._models_patience = Patience("models", self._stop)
         self._queue = RequestQueue(streams, tenant.keys, consumer, options.limits, on_delivery=on_delivery)
-        self._pool = pool or FitPool(processes_wanted(options.processes))
+        self._pool = pool or FitPool(processes_wanted(options.processes), timeout_s=options.fit_timeout_s)
         self._placing = Placing(models, tenant, consumer, self._models_patience)
         self._checker = Checker(options.check_memory_mb, options.check_timeout_s)
         fit = FitOptions(options.parameters, options.max_bars, options.roots)

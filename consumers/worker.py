@@ -95,7 +95,9 @@ async def _scorer(
 
 
 async def _trainer(settings: Settings, origins: Origins) -> None:
+    from consumers.pruning import Pruning
     from consumers.trainer import Trainer, TrainerOptions
+    from modelstore.store import ModelStore
 
     urls = urls_of(settings)
     metrics = Metrics(CollectorRegistry())
@@ -131,8 +133,10 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
             )
         except Stopped:
             return
+        pruning = Pruning(ModelStore(models, tenant.keys), settings, metrics.pruned)
         helpers = [
             asyncio.create_task(_stop_with(stop, trainer.stop)),
+            asyncio.create_task(pruning.run()),
             asyncio.create_task(_trainer_gauges(streams, tenant, trainer, metrics)),
         ]
         running.append(trainer)
@@ -145,6 +149,7 @@ async def _trainer(settings: Settings, origins: Origins) -> None:
                         metrics.trained([result.status for result in report.results], report.models, report.seconds)
                     metrics.predicted([result.status for result in report.predictions])
         finally:
+            pruning.close()
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)

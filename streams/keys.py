@@ -264,6 +264,11 @@ class Keys:
         return self._key("pins")
 
     @property
+    def pruned(self) -> str:
+        """String that expires: old versions were removed in this period."""
+        return self._key("pruned")
+
+    @property
     def index(self) -> str:
         """Hash: how many rows the index has."""
         return self._key("index")

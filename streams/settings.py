@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     )
     dataset_max_mib: int = Field(256, ge=1, le=16_384, description="largest dataset that is read, MiB, unpacked")
     processes: int = Field(0, ge=0, le=256, description="training processes; 0: one per core")
-
+    fit_timeout_s: float = Field(3600, gt=0, le=604_800, description="how long the fit of one series may take, s")
     check_memory_mb: int = Field(2048, ge=64, le=1 << 20, description="most memory of the check of new versions, MB")
     check_timeout_s: float = Field(60, gt=0, le=3600, description="how long the check of new versions may take, s")
 
@@ -189,9 +189,12 @@ class Settings(BaseSettings):
     )
 
     # Models
-    keep_versions: int = Field(20, ge=1, le=1_000_000, description="versions of each model that `model prune` leaves")
+    keep_versions: int = Field(20, ge=1, le=1_000_000, description="versions of each model that pruning leaves")
     keep_releases: int = Field(
         100, ge=1, le=10_000, description="last releases whose versions are never removed, to go back to"
+    )
+    prune_every_s: int = Field(
+        3600, ge=0, le=31_536_000, description="how often trainers remove what is not kept, s; 0: never"
     )
 
     # Web

@@ -38,14 +38,16 @@ def act(asked: Job) -> Fitted:
     if what.startswith("hang"):
         marker.write_text(str(os.getpid()))
         time.sleep(600)
+    if what.startswith("pid"):
+        return FitOutcome((), {"done": str(os.getpid())})
     if what.startswith("interrupt"):
         os.kill(os.getpid(), signal.SIGINT)
     return FitOutcome((), {"done": what})
 
 
 @asynccontextmanager
-async def open_pool(processes: int = 2) -> AsyncIterator[FitPool]:
-    pool = FitPool(processes, act)
+async def open_pool(processes: int = 2, timeout_s: float = 100.0) -> AsyncIterator[FitPool]:
+    pool = FitPool(processes, act, timeout_s)
     yield pool
     pool.close()
 
@@ -97,6 +99,24 @@ async def test_a_fit_that_kills_its_process_fails_alone_and_the_others_finish() 
 async def test_a_process_that_was_killed_once_costs_one_retry() -> None:
     async with open_pool(1) as pool:
         assert await pool.fit(request("once")) == FitOutcome((), {"done": "once"})
+
+
+async def test_a_fit_that_hangs_is_ended_and_the_log_says_where_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    async with open_pool(2, timeout_s=1) as pool:
+        hung, other = await asyncio.gather(pool.fit(request("hang")), pool.fit(request("other")))
+        assert isinstance(hung, FitFailure)
+        assert "did not end within 1 s, tried twice" in hung.reason
+        assert "fit_timeout_s" in hung.reason
+        assert other == FitOutcome((), {"done": "other"})
+        assert await pool.fit(request("later")) == FitOutcome((), {"done": "later"})
+    assert "in act" in capfd.readouterr().err
+
+
+async def test_a_child_that_waits_for_work_is_left_alone() -> None:
+    async with open_pool(1, timeout_s=1) as pool:
+        first = await pool.fit(request("pid"))
+        await asyncio.sleep(1.3)
+        assert await pool.fit(request("pid")) == first
 
 
 async def test_a_ctrl_c_that_reaches_a_child_is_the_parents_to_answer() -> None:
