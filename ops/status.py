@@ -64,6 +64,7 @@ class PartitionStatus:
         release: the release in force.
         dead: dead letters kept.
         groups: other consumer groups of the input, each with its lag, `None` where Redis does not tell it.
+        missing: required groups that were not made yet, so that no input is dropped.
     """
 
     partition: int
@@ -77,6 +78,7 @@ class PartitionStatus:
     release: str | None
     dead: int
     groups: dict[str, int | None]
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,14 @@ class Status:
     models: Models | None
 
 
-def read_status(name: str, streams_url: SecretStr, models_url: SecretStr) -> Status:
+def read_status(
+    name: str, streams_url: SecretStr, models_url: SecretStr, *, required_groups: Sequence[str] = ()
+) -> Status:
     """Look at both servers.
+
+    Args:
+        name: the tenant's.
+        required_groups: the setting.
 
     Raises:
         ConfigurationError: a URL is none, or the stored tenant is of another version.
@@ -131,7 +139,7 @@ def read_status(name: str, streams_url: SecretStr, models_url: SecretStr) -> Sta
             with translate(streams_url):
                 tenant = find_tenant(streams, name)
                 if tenant is not None:
-                    partitions = read_partitions(streams, tenant)
+                    partitions = read_partitions(streams, tenant, required_groups)
                     members = read_members(streams, tenant.keys)
                     training = read_training(streams, tenant.keys)
         if servers[1].error is None:
@@ -151,7 +159,9 @@ def _server(role: Role, client: redis.Redis, url: SecretStr) -> ServerStatus:
     return ServerStatus(role, safe_url(url), version, memory.used, memory.limit, info["uptime_in_seconds"])
 
 
-def read_partitions(client: redis.Redis, tenant: Tenant) -> tuple[PartitionStatus, ...]:
+def read_partitions(
+    client: redis.Redis, tenant: Tenant, required_groups: Sequence[str] = ()
+) -> tuple[PartitionStatus, ...]:
     """The partitions in order; one round trip per `CHUNK` of them, one more for each lag that Redis does not tell."""
     found: list[PartitionStatus] = []
     for first in range(0, tenant.partitions, CHUNK):
@@ -167,11 +177,14 @@ def read_partitions(client: redis.Redis, tenant: Tenant) -> tuple[PartitionStatu
                 pipe.xlen(keys.dead)
             replies = pipe.execute(raise_on_error=False)
         for at, number in enumerate(numbers):
-            found.append(_partition(client, tenant.keys.partition(number), replies[6 * at : 6 * at + 6]))
+            keys = tenant.keys.partition(number)
+            found.append(_partition(client, keys, replies[6 * at : 6 * at + 6], required_groups))
     return tuple(found)
 
 
-def _partition(client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any]) -> PartitionStatus:
+def _partition(
+    client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any], required_groups: Sequence[str]
+) -> PartitionStatus:
     lease, ttl, state, stream, groups, dead = (_readable(reply) for reply in replies)
     checkpoint, release = state or (None, None)
     at = StreamID.parse(checkpoint) if checkpoint else None
@@ -185,6 +198,7 @@ def _partition(client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any])
         lag, exceeds = (stream["length"] if stream else 0), None
     else:
         lag, exceeds = _lag(client, keys, at, last, groups or [])
+    others = {group["name"].decode(): group.get("lag") for group in groups or [] if group["name"] != SCORERS.encode()}
     return PartitionStatus(
         partition=keys.partition,
         owner=lease.decode().rpartition("/")[0] or lease.decode() if lease else None,
@@ -196,9 +210,8 @@ def _partition(client: redis.Redis, keys: PartitionKeys, replies: Sequence[Any])
         lag_exceeds=exceeds,
         release=release.decode() if release else None,
         dead=dead or 0,
-        groups={
-            group["name"].decode(): group.get("lag") for group in groups or [] if group["name"] != SCORERS.encode()
-        },
+        groups=others,
+        missing=tuple(name for name in required_groups if stream and name not in others),
     )
 
 

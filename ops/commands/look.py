@@ -30,7 +30,8 @@ def status(session: Session, *, json: JsonOption = False) -> None:
 
     settings, _ = session.load()
     with session.roles(settings, "streams", "models") as roles:
-        found = read_status(settings.tenant, roles.streams_url, roles.models_url)
+        required = settings.required_groups
+        found = read_status(settings.tenant, roles.streams_url, roles.models_url, required_groups=required)
         if json:
             session.json(status_json(found, roles))
         else:
@@ -102,6 +103,12 @@ def _show_work(session: Session, found: Status) -> None:
     if others:
         session.line("")
         session.table(("part", "other group", "lag"), others, right=("part", "lag"))
+    for name in sorted({name for p in found.partitions for name in p.missing}):
+        where = ", ".join(str(p.partition) for p in found.partitions if name in p.missing)
+        session.text(
+            f"required group {name} was not made in partition {where}: no input is dropped there. Make it (XGROUP CREATE "
+            "KEY GROUP ID; `red10 keys SYMBOL` prints keys), or take it out of required_groups."
+        )
     session.line("")
     if found.members:
         members = ", ".join(f"{m.name} (seen {show_age(max(0, m.age_ms) / 1000)} ago)" for m in found.members)

@@ -576,6 +576,18 @@ def test_status_is_shown_in_80_columns_and_as_json(red10: Red10, tenant: Tenant)
     assert "does not exist yet" in missing.stdout
 
 
+def test_status_says_which_required_group_is_missing(
+    red10: Red10, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    red10("publish", "SPY", "1", "--ts", "2024-05-01")
+    monkeypatch.setenv("RED10_REQUIRED_GROUPS", "archive")
+    shown = red10("status")
+    assert "required group archive was not made in partition" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    found = orjson.loads(red10("status", "--json").stdout)
+    assert [part["missing"] for part in found["partitions"]].count(["archive"]) == 1
+
+
 def test_status_of_a_server_that_is_away_fails_and_shows_the_other(server: Server) -> None:
     args = ["status", "--streams-url", "redis://127.0.0.1:1", "--models-url", server.url]
     done = CliRunner().invoke(app, args)

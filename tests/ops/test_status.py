@@ -120,6 +120,14 @@ def test_other_groups_are_shown_with_what_is_known_of_their_lag(client: redis.Re
     assert first(client, tenant).groups == {"tap": 3 if tells else None}
 
 
+def test_required_groups_that_are_missing_are_named(client: redis.Redis, tenant: Tenant) -> None:
+    publish(client, 5)
+    client.xgroup_create(KEYS.partition(0).ticks, "tap", "0")
+    one, other = read_partitions(client, tenant, ("tap", "archive"))[:2]
+    assert one.missing == ("archive",)
+    assert other.missing == (), "nothing was published there"
+
+
 def test_members_come_with_the_age_of_their_heartbeat(client: redis.Redis) -> None:
     seconds, micros = client.time()
     client.zadd(KEYS.members, {"b": seconds * 1000 + micros // 1000 - 4000, "a": seconds * 1000})
