@@ -106,8 +106,8 @@ def _show_work(session: Session, found: Status) -> None:
     for name in sorted({name for p in found.partitions for name in p.missing}):
         where = ", ".join(str(p.partition) for p in found.partitions if name in p.missing)
         session.text(
-            f"required group {name} was not made in partition {where}: no input is dropped there. Make it (XGROUP CREATE "
-            "KEY GROUP ID; `red10 keys SYMBOL` prints keys), or take it out of required_groups."
+            f"required group {name} was not made in partition {where}: no input is dropped there. Make it (XGROUP "
+            "CREATE KEY GROUP ID; `red10 keys SYMBOL` prints keys), or take it out of required_groups."
         )
     session.line("")
     if found.members:
