@@ -28,7 +28,7 @@ from consumers.state import SCHEMA, PartitionState, SeriesState, read_state
 from modelstore.loaded import EMPTY, LoadedRelease
 from streams.clients import error_code
 from streams.errors import BadRecord, ConfigurationError, Red10Error
-from streams.ids import ZERO, Source
+from streams.ids import MAX_U64, ZERO, Source
 from streams.keys import SCORERS, PartitionKeys
 from streams.resume import Resume, look, resume
 
@@ -201,13 +201,15 @@ async def _begin_anew(
     What was lost is put on record in the same step, since whoever takes over finds nothing lost any more.
     """
     state.incarnation += 1
+    # Behind the last possible id there is none. (The new incarnation tells what comes from what was.)
+    past = state.tip if state.tip.ms < MAX_U64 else ZERO
     argv: list[str | bytes] = [
         token,
         stored,
         str(state.counter + 1),
         secrets.token_hex(8),
         str(state.incarnation),
-        str(state.tip),
+        str(past),
         SCORERS,
         "1" if wipe else "0",
         spec.fingerprint,

@@ -6,6 +6,7 @@ An exchange sends one group of entries per partition in one round trip. A group 
 - a refusal (out of memory, disk full, replica, loading) meets the group's first XADD and so the whole group: it is
   tried again later without its entries changing places;
 - a lost reply is cleared up by sending the same group again: the log answers `DUP` if it has it;
+- a key that can take nothing (`BROKEN`: of another type, or its ids are used up) ends it at once, with its name;
 - a log that lost what it had acknowledged (deleted, restored from an older state) says so, `GAP` or `RESET`. That is
   counted and logged, and publishing goes on; but where the sequence can be sent again, `PublishGap` says so.
 
@@ -20,12 +21,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
+from typing import Any
 
 from pydantic import SecretStr
 from redis.exceptions import AuthenticationError
 
 from streams.clients import TRANSIENT, Backoff, error_code, explain
-from streams.errors import Red10Error, RedisRefused
+from streams.errors import BrokenKey, Red10Error, RedisRefused
 from streams.exchange import Exchange, Outcome, Steps
 from streams.ids import StreamID
 from streams.numbering import EXPIRY_MS, Numbering, Place
@@ -147,10 +149,11 @@ class _Appending:
         self.pending = []
         errors: list[Exception] = []
         for group, reply in zip(answered, outcome.replies, strict=True):
-            if isinstance(reply, Exception):
+            error = _error_of(reply)
+            if error is not None:
                 # A refusal says nothing of an earlier call without reply.
                 self.doubt -= self._settled & {group.keys.ticks}
-                errors.append(reply)
+                errors.append(error)
                 self.pending.append(group)
                 continue
             self.doubt.discard(group.keys.ticks)
@@ -281,7 +284,8 @@ def append(
             if error is None:
                 continue
             if not _passes(error, outcome) or now() >= give_up:
-                raise _stopped(explain(error, url), work, next_row) from error
+                cause = error if isinstance(error, Red10Error) else explain(error, url)
+                raise _stopped(cause, work, next_row) from error
             if not said:
                 log.warning("%s Trying again for %.0f s.", explain(error, url), patience_s)
                 said = True
@@ -301,6 +305,13 @@ def _gap(key: str, ticks: int, work: _Appending, next_row: int) -> PublishGap:
 
 def _stopped(cause: Red10Error, work: _Appending, next_row: int) -> PublishError:
     return PublishError(cause, work.accepted, work.rows(doubt=True), work.rows(doubt=False), next_row)
+
+
+def _error_of(reply: Any) -> Exception | None:
+    """A refusal: the server's, or the script's, which found a key that can take nothing."""
+    if isinstance(reply, Exception):
+        return reply
+    return BrokenKey(reply[1].decode(), reply[2].decode()) if reply[0] == b"BROKEN" else None
 
 
 def _passes(error: Exception, outcome: Outcome) -> bool:

@@ -10,11 +10,12 @@
 -- ARGV[5]  expiry      ms after which a silent publisher is forgotten
 -- then per entry:      number of words, field, value, …
 --
--- Answers {word, ticks, entry}, every check before the first write:
+-- Answers {word, ticks, entry}, or {'BROKEN', key, what it should be}; every check before the first write:
 --   OK     appended; the last entry's id
 --   DUP    `ticks` of its sequence had been taken, more than base: those are not appended again, and nothing else is
 --   GAP    only `ticks` had been taken, less than base: the log lost what it had acknowledged, or they were never sent
 --   RESET  the log knows nothing of what this publisher knows: the stream or the table is gone, or fell back
+--   BROKEN a key of the wrong type, or a stream whose ids are nearly used up: an XADD in the midst could find none
 -- The first write is an XADD, which Redis refuses when its memory is full: then nothing is appended or counted.
 
 local function earlier(a, b)
@@ -25,25 +26,31 @@ local function earlier(a, b)
   return #as < #bs or (#as == #bs and as < bs)
 end
 
+for i, kind in ipairs({'stream', 'hash'}) do
+  local found = redis.call('TYPE', KEYS[i])['ok']
+  if found ~= kind and found ~= 'none' then return {'BROKEN', KEYS[i], kind} end
+end
+-- Where a stream's ids stand: an empty one is quickly asked for its last id; a filled one is not, since the answer has its
+-- first and its last entry, which may be blocks. The largest millisecond leaves no room to count in.
+local empty, last_id = redis.call('XLEN', KEYS[1]) == 0, '0-0'
+if empty and redis.call('EXISTS', KEYS[1]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last_id = info[i + 1] end
+  end
+end
+if string.sub(last_id, 1, 20) == '18446744073709551615'
+  or #redis.call('XRANGE', KEYS[1], '18446744073709551615-0', '+', 'COUNT', 1) > 0 then
+  return {'BROKEN', KEYS[1], 'stream with ids left'}
+end
+
 local base, count = tonumber(ARGV[3]), tonumber(ARGV[4])
 local total = base + count
 local record = redis.call('HGET', KEYS[2], ARGV[1])
 if record then
   local ticks, entry = string.match(record, '^(%d+) (%S+)')
-  if ARGV[2] ~= '' then
-    local length = redis.call('XLEN', KEYS[1])
-    if length == 0 then
-      -- An empty stream is quickly asked for its last id; what a filled one lost at its end, its ids have passed.
-      local last = '0-0'
-      if redis.call('EXISTS', KEYS[1]) == 1 then
-        local info = redis.call('XINFO', 'STREAM', KEYS[1])
-        for i = 1, #info, 2 do
-          if info[i] == 'last-generated-id' then last = info[i + 1] end
-        end
-      end
-      if earlier(last, entry) then return {'RESET', ticks, entry} end
-    end
-  end
+  -- What a filled stream lost at its end, its ids have passed.
+  if ARGV[2] ~= '' and empty and earlier(last_id, entry) then return {'RESET', ticks, entry} end
   local taken = tonumber(ticks)
   if taken > base and count > 0 then return {'DUP', ticks, entry} end
   if taken < base and ARGV[2] ~= '' then return {'GAP', ticks, entry} end

@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from producers.publisher import TickPublisher
+from streams.append import PublishError
 from streams.keys import SCORERS, PartitionKeys
 from streams.records import DeadLetter
 from streams.settings import load_settings
@@ -100,6 +102,21 @@ def test_a_deleted_input_stream_begins_again_and_the_publisher_goes_on(scene: Sc
     [letter] = [DeadLetter.from_fields(fields) for _, fields in entries(scene.client, scene.home.dead)]
     assert letter.reason == "gap", "what is lost is on record"
     assert not letter.fields
+
+
+def test_a_stream_whose_ids_are_used_up_is_moved_away_and_all_goes_on(scene: Scene) -> None:
+    """Ids that went on behind the last possible one would leave the new stream as full as the old one was."""
+    last: dict[Any, Any] = {"symbol": "AAPL", "price": "110.0", "size": "1.0", "ts": str(10 * MINUTE)}
+    scene.client.xadd(scene.home.ticks, last, id=f"{2**64 - 1}-{2**64 - 1}")
+    scene.sent = 11
+    scene.settle()
+    with pytest.raises(PublishError, match=f"{scene.home.ticks} is no stream with ids left"):
+        scene.publish(1)
+    scene.client.rename(scene.home.ticks, f"{scene.home.ticks}:old")
+    until(lambda: scene.group() is not None, "the stream is made anew", logs=scene.crew.logs)
+    scene.publish(3)
+    until(lambda: scene.bars() == list(range(13)), "all bars, none twice", logs=scene.crew.logs)
+    scene.settle()
 
 
 def test_entries_deleted_under_the_reader_are_on_record(scene: Scene) -> None:

@@ -72,12 +72,27 @@ def test_a_refusal_that_lasts_is_an_error_that_says_what_is_in(server: Server, c
     assert (error.accepted, error.unsure, error.out, error.next_row) == (7, (), (0, 1, 2, 3, 4), 5)
 
 
-def test_a_key_of_the_wrong_type_fails_at_once(client: redis.Redis) -> None:
-    client.set(STREAM, "x")
+@pytest.mark.parametrize("key", [STREAM, HOME.publishers])
+def test_a_key_of_the_wrong_type_fails_at_once(client: redis.Redis, key: str) -> None:
+    client.set(key, "x")
     rows = [("SPY", 1.0, 0.0, 1)] * 3
-    with pytest.raises(PublishError, match=r"WRONGTYPE|wrong kind") as caught:
+    with pytest.raises(PublishError, match=f"{key} is no .*RENAME") as caught:
         send(client, group_ticks(Ticks.from_rows(rows), lambda symbol: HOME), patience_s=60)
     assert caught.value.out == (0, 1, 2)
+
+
+def test_a_stream_whose_ids_are_nearly_used_up_takes_all_or_nothing(client: redis.Redis) -> None:
+    client.xadd(STREAM, {"by": "somebody"}, id=f"{2**64 - 1}-{2**64 - 4}")
+    rows = [("SPY", float(i + 1), 0.0, i) for i in range(5)]
+    with pytest.raises(PublishError, match=f"{STREAM} is no stream with ids left.*RENAME") as caught:
+        send(client, group_ticks(Ticks.from_rows(rows), lambda symbol: HOME), patience_s=60)
+    assert (caught.value.out, client.xlen(STREAM)) == ((0, 1, 2, 3, 4), 1)
+    client.xtrim(STREAM, 0, approximate=False)
+    with pytest.raises(PublishError, match=f"{STREAM} is no stream with ids left"):
+        send(client, group_ticks(Ticks.from_rows(rows), lambda symbol: HOME), patience_s=60)
+    client.rename(STREAM, "aside")
+    send(client, group_ticks(Ticks.from_rows(rows), lambda symbol: HOME), patience_s=60)
+    assert client.xlen(STREAM) == 5
 
 
 def drive(steps: Any, outcomes: list[Outcome]) -> list[Any]:
