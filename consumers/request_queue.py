@@ -8,8 +8,9 @@ Owns, besides the consumer group `trainers` of `red10:{T}:requests` and what is 
 Every step is one script, so that a crash falls between two of them:
 
 1. *take*: own pending requests first, then those of trainers that have been silent for `claim_idle_ms`, then new ones.
-   A delivery is noted where it is made. XPENDING and XCLAIM do the work of XAUTOCLAIM, which tells no delivery counts,
-   and on 6.2 hands out deleted entries as nil and keeps them pending for ever.
+   A delivery is noted where it is made; if the reply is lost, the same call comes again and does not count twice.
+   XPENDING and XCLAIM do the work of XAUTOCLAIM, which tells no delivery counts, and on 6.2 hands out deleted entries
+   as nil and keeps them pending for ever.
 2. *keep*: a live trainer touches what it works on, so that nobody takes it over.
 3. *leave*: a stopping trainer gives back what it cannot finish; others take it at once, and the delivery does not
    count.
@@ -26,6 +27,7 @@ handed out yet is never trimmed.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +102,7 @@ class RequestQueue:
         self._on_delivery = on_delivery
         self._clock = clock
         self._tidy_at = clock()
+        self._call = secrets.token_hex(8)
         self._outputs: Mapping[type[Record], tuple[str, int]] = {
             TrainingResult: (keys.results, KEEP_RESULTS),
             PredictionResult: (keys.predictions, KEEP_PREDICTIONS),
@@ -131,6 +134,8 @@ class RequestQueue:
         spent = [found for found in taken if found.how is How.SPENT]
         if spent:
             await self._answer((found.entry, give_up(found)) for found in spent)
+        # What was delivered is about to be handed on; until here it may have been lost.
+        self._call = secrets.token_hex(8)
         rest = [(found.entry, found.fields) for found in taken if found.how is not How.SPENT]
         return sorted(rest, key=lambda entry: entry[0])
 
@@ -138,7 +143,7 @@ class RequestQueue:
         """What there is to take now, and the last entry that the group was given."""
         keys = [self._keys.requests, self._keys.answered, self._keys.attempts]
         limits = self._limits
-        arguments = [TRAINERS, self._consumer, limits.claim_idle_ms, limits.max_deliveries, self._batch]
+        arguments = [TRAINERS, self._consumer, limits.claim_idle_ms, limits.max_deliveries, self._batch, self._call]
         while True:
             cursor, more, *taken = _checked(await self._take_script(keys, arguments))
             if taken or not more:

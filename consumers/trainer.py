@@ -191,9 +191,12 @@ class Trainer:
         Raises:
             redis.RedisError: waiting will not help; the batch stays pending.
         """
-        if not batch or self._stop.is_set():
+        if not batch:
             return BatchReport()
         self._under_way = {entry for entry, _ in batch}
+        if self._stop.is_set():  # while they were waited for
+            await self._leave("its trainer was stopped", give_back=True)
+            return BatchReport()
         work = asyncio.create_task(self._handle(batch))
         stop = asyncio.create_task(self._stop.wait())
         tasks = (work, stop, asyncio.create_task(self._keep()))

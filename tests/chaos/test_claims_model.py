@@ -15,6 +15,7 @@ from functools import partial
 from itertools import count
 from typing import Any, ClassVar
 
+import orjson
 import redis
 import redis.asyncio
 from hypothesis import HealthCheck, Phase, settings
@@ -30,8 +31,8 @@ from tests.servers import Server
 KEYS = Keys("claims")
 #: Virtual ms until a request is taken over; on Redis, where real time passes too, a thousand times as many.
 IDLE_MS, SCALE = 100, 100_000
-LIMIT, BATCH, STEPS = 3, 3, 8
-REACHED = {"new", "own", "claimed", "spent", "answered", "answered twice", "arrived late", "given back"}
+LIMIT, BATCH, STEPS = 3, 16, 8
+REACHED = {"new", "own", "claimed", "spent", "answered", "answered twice", "arrived late", "given back", "unheard"}
 
 
 @dataclass
@@ -43,15 +44,17 @@ class Request:
     idle: int = 0
     deliveries: int = 0
     answered: bool = False
+    call: tuple[str, int] = ("", 0)
 
 
 @dataclass
 class Trainer:
-    """A trainer: its name, what it speaks through, and what it believes to work on."""
+    """A trainer: its name, what it speaks through, what it believes to work on, and how many replies it has had."""
 
     name: str
     queue: RequestQueue
     work: list[StreamID] = field(default_factory=list)
+    heard: int = 0
 
 
 class Claims(RuleBasedStateMachine):
@@ -96,7 +99,7 @@ class Claims(RuleBasedStateMachine):
         for trainer in self.trainers:
             found.append(partial(self.kill, trainer))
             if any(not request.answered for request in self.requests.values()):
-                found += [partial(self.take, trainer)] * 2
+                found += [partial(self.take, trainer), partial(self.take, trainer), partial(self.take_unheard, trainer)]
             if trainer.work:
                 found += [partial(what, trainer) for what in (self.keep, self.leave, self.answer, self.answer)]
         if self.under_way:
@@ -122,35 +125,52 @@ class Claims(RuleBasedStateMachine):
 
     def take(self, trainer: Trainer) -> None:
         found = [entry for entry, _ in self.run(trainer.queue.read(1))]
-        assert found == self.taken(trainer.name)
+        assert found == self.taken(trainer)
         trainer.work += [entry for entry in found if entry not in trainer.work]
+        trainer.heard += 1
 
-    def taken(self, name: str) -> list[StreamID]:
-        """What a trainer gets: what was delivered before alone, its own first, then what others left; else new ones."""
+    def take_unheard(self, trainer: Trainer) -> None:
+        """The reply is lost, so nobody gives up what was delivered too often either."""
+        self.run(trainer.queue._take())
+        self.taken(trainer, heard=False)
+        self.reached["unheard"] += 1
+
+    def taken(self, trainer: Trainer, *, heard: bool = True) -> list[StreamID]:
+        """What a trainer gets: its own first, then what others left, fewer where it was delivered more often; else new
+        ones. A call whose reply was lost delivered nothing.
+        """
+        name = trainer.name
         pending = [request for request in self.requests.values() if request.owner is not None and not request.answered]
         own = [request for request in pending if request.owner == name][:BATCH]
         others = [request for request in pending if request.idle >= IDLE_MS][:BATCH]
         found: list[StreamID] = []
-        spent, alone = False, False
+        spent, room = False, BATCH
         for request in [*own, *(request for request in others if request.owner != name)]:
-            if request.deliveries >= LIMIT:
-                self.reached["spent"] += 1
+            again = request.owner == name and request.call == (name, trainer.heard)
+            deliveries = request.deliveries - again
+            together = [BATCH, BATCH // 8, 1, 1][deliveries]
+            if deliveries >= LIMIT:
                 spent = True
-                self.settle(request, "failed")
-            elif not alone and (not found or request.deliveries == 0):
-                alone = request.deliveries > 0
+                if heard:
+                    self.reached["spent"] += 1
+                    self.settle(request, "failed")
+                else:
+                    request.owner, request.idle = name, 0
+            elif len(found) < min(room, together):
+                room = min(room, together)
                 self.reached["own" if request.owner == name else "claimed"] += 1
-                self.deliver(request, name)
+                self.deliver(request, trainer, deliveries)
                 found.append(request.id)
         if not found and not spent:
             for request in [request for request in self.requests.values() if request.owner is None][:BATCH]:
                 self.reached["new"] += 1
-                self.deliver(request, name)
+                self.deliver(request, trainer, 0)
                 found.append(request.id)
         return sorted(found)
 
-    def deliver(self, request: Request, name: str) -> None:
-        request.owner, request.idle, request.deliveries = name, 0, request.deliveries + 1
+    def deliver(self, request: Request, trainer: Trainer, before: int) -> None:
+        request.owner, request.idle, request.deliveries = trainer.name, 0, before + 1
+        request.call = (trainer.name, trainer.heard)
 
     def keep(self, trainer: Trainer) -> None:
         """Touch what it works on; what is not its any more it drops."""
@@ -205,6 +225,12 @@ class Claims(RuleBasedStateMachine):
         self.results.append((request.id, by))
 
     def redis_holds_what_the_model_holds(self) -> None:
+        told: Any = self.client.hgetall(KEYS.attempts)
+        assert {StreamID.parse(id): orjson.loads(history)["deliveries"] for id, history in told.items()} == {
+            request.id: request.deliveries
+            for request in self.requests.values()
+            if request.owner is not None and not request.answered
+        }
         with self.client.pipeline(transaction=True) as pipe:
             pipe.xrange(KEYS.results)
             pipe.xrange(KEYS.dead)

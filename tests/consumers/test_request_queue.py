@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
+import orjson
 import pytest
 import redis
 
@@ -125,17 +126,56 @@ async def test_requests_of_a_silent_trainer_are_taken_over_and_those_of_a_live_o
     assert taken == ["new", "claimed"]
 
 
-async def test_what_was_delivered_before_is_taken_alone_so_that_a_deadly_request_takes_no_other_along(
+async def test_what_was_delivered_before_is_taken_with_few_others_then_alone(
     server: Server, client: redis.Redis
 ) -> None:
-    async with queues(server, "dead", "next") as [dead, heir]:
-        posted = post(client, "A", "B", "C")
+    """A deadly request takes no other one along to the end, and the others of its batch need not go one by one."""
+    async with queues(server, "dead", "heir", "next") as [dead, heir, third]:
+        posted = post(client, *(f"S{number}" for number in range(20)))
         assert ids(await dead.read(1000)) == posted
         silence(client)
-        for entry in posted:
-            assert ids(await heir.read(1)) == [entry]
-            await heir.answer([(entry, result(entry))])
-        assert await heir.read(1) == []
+        assert ids(await heir.read(1)) == posted[:8]
+        silence(client)
+        for entry in posted[:8]:
+            assert ids(await third.read(1)) == [entry], "its last time"
+            await third.answer([(entry, result(entry))])
+        for piece in (posted[8:16], posted[16:]):
+            assert ids(await third.read(1)) == piece
+            await third.answer([(entry, result(entry)) for entry in piece])
+        assert await third.read(1) == []
+
+
+async def test_the_last_delivery_is_alone_however_few_there_are(server: Server, client: redis.Redis) -> None:
+    async with queues(server, "dead", "heir", limits=Limits(max_deliveries=2)) as [dead, heir]:
+        posted = post(client, "A", "B")
+        assert ids(await dead.read(1000)) == posted
+        silence(client)
+        assert ids(await heir.read(1)) == posted[:1]
+
+
+async def test_a_delivery_whose_reply_was_lost_does_not_count(
+    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with queues(server, "a", "b") as [first, second]:
+        posted = post(client, "A", "B", "C")
+        for queue in (first, second):
+            take = queue._take
+
+            async def lost(take: Any = take) -> Any:
+                await take()
+                raise redis.ConnectionError("Connection reset by peer")
+
+            monkeypatch.setattr(queue, "_take", lost)
+            for _ in range(LIMITS.max_deliveries + 1):
+                with pytest.raises(redis.ConnectionError):
+                    await queue.read(1)
+            monkeypatch.undo()
+            assert ids(await queue.read(1)) == posted, "as one batch"
+            assert deliveries(client) == [1 if queue is first else 2] * 3
+            silence(client)
+        histories = [orjson.loads(raw) for raw in client.hvals(KEYS.attempts)]
+        assert [found["deliveries"] for found in histories] == [2, 2, 2]
+        assert {found["reason"] for found in histories} == {"trainer a went silent"}
 
 
 async def test_what_a_stopping_trainer_gives_back_is_taken_at_once_and_was_not_delivered(
@@ -343,9 +383,10 @@ async def test_deliveries_are_counted_over_the_loss_of_the_group(server: Server,
     async with queues(server, "a") as [queue]:
         deadly, other = post(client, "A", "B")
         await queue.read(1000)
-        for _ in range(LIMITS.max_deliveries - 1):
-            client.xgroup_destroy(KEYS.requests, TRAINERS)
-            assert ids(await queue.read(1)) == [deadly], "alone, since it was delivered before"
+        client.xgroup_destroy(KEYS.requests, TRAINERS)
+        assert ids(await queue.read(1)) == [deadly, other]
+        client.xgroup_destroy(KEYS.requests, TRAINERS)
+        assert ids(await queue.read(1)) == [deadly], "alone, since it is the last time"
         client.xgroup_destroy(KEYS.requests, TRAINERS)
         assert ids(await queue.read(1)) == [other]
     assert [found.status for found in results(client, KEYS)] == ["failed"]

@@ -614,6 +614,18 @@ async def test_a_stopping_trainer_gives_a_long_batch_back(server: Server, client
     assert client.exists(TENANT.keys.attempts) == 0
 
 
+async def test_what_comes_to_a_trainer_that_was_just_stopped_is_given_back(
+    server: Server, client: redis.Redis, pool: FitPool
+) -> None:
+    post(client, "SPY:1d")
+    async with open_trainer(server, pool) as trainer:
+        batch = await next_batch(trainer, 1)
+        trainer.stop()
+        assert (await trainer.handle(batch)).results == ()
+    [row] = cast(Any, client.xpending_range(TENANT.keys.requests, TRAINERS, "-", "+", 1))
+    assert (row["times_delivered"], row["time_since_delivered"] > 3_600_000) == (0, True), "others take it at once"
+
+
 async def test_a_stopping_trainer_does_not_wait_for_a_long_save(
     server: Server, client: redis.Redis, pool: FitPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
