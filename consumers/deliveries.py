@@ -16,7 +16,7 @@ import orjson
 
 from consumers.answers import without_work
 from streams.ids import StreamID
-from streams.raw import escaped_fields
+from streams.raw import escaped_fields, kept
 from streams.records import DeadRequest, Record
 
 Fields = dict[bytes, bytes]
@@ -93,15 +93,16 @@ def give_up(taken: Taken) -> tuple[Record, DeadRequest]:
         "Look for what kills the trainer, then `red10 dead retry`"
     )
     result = without_work(taken.entry, taken.fields, "failed", f"given up: {detail}")
+    words, note = kept(taken.words)
     letter = DeadRequest(
         reason="deliveries",
-        detail=detail,
+        detail=detail + note,
         request=str(taken.entry),
         deliveries=history.deliveries,
         consumers=history.consumers,
         first=history.first * MS,
         last=history.last * MS,
         last_reason=history.reason[:MAX_REASON] or None,
-        fields=escaped_fields(taken.words),
+        fields=escaped_fields(words),
     )
     return result, letter

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from consumers.judge import Forecasts, Judged
 from consumers.policy import Decision
 from streams.ids import Source
-from streams.raw import escaped_fields
+from streams.raw import escaped_fields, kept
 
 Fields = list[str]
 
@@ -152,6 +152,8 @@ def signal_fields(
 
 def dead_fields(reason: str, detail: str, src: Source, raw: Sequence[bytes]) -> Fields:
     """Fields of a dead letter."""
+    words, note = kept(raw)
     return [
-        "reason", reason, "detail", detail, "src", str(src), "fields", orjson.dumps(escaped_fields(raw)).decode(),
+        "reason", reason, "detail", detail + note, "src", str(src),
+        "fields", orjson.dumps(escaped_fields(words)).decode(),
     ]  # fmt: skip

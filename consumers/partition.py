@@ -56,6 +56,8 @@ LOOK_EVERY_S = 1.0
 ALIVE_EVERY_S = 0.1
 #: Most arguments of one commit: at 1,048,576 Redis 6.2 drops the connection, each time again.
 MOST_ARGUMENTS = 800_000
+#: Most characters of dead letters in one commit: Redis holds the whole call in memory, at 1 GB it drops the connection.
+MOST_DEAD = 64_000_000
 #: Longest wait before a partition that is broken for people to mend is tried again, seconds.
 BROKEN_CAP_S = 15.0
 
@@ -324,10 +326,10 @@ class PartitionTask:
                 wait=not another,
             ) from error
         taken = time.perf_counter() - began
-        self._memo.took(
-            units, too_much=taken > self._batch_s or len(computed.outputs) > self._batch_outputs, most=self._most
-        )
-        if units > 1 and _arguments(computed) > MOST_ARGUMENTS:
+        dead = sum(len(word) for key, fields in computed.outputs if key == self.keys.dead for word in fields)
+        too_much = taken > self._batch_s or len(computed.outputs) > self._batch_outputs or dead > MOST_DEAD // 4
+        self._memo.took(units, too_much=too_much, most=self._most)
+        if units > 1 and (_arguments(computed) > MOST_ARGUMENTS or dead > MOST_DEAD):
             self._memo.ticks = max(1, units // 4)
             raise TooLarge(
                 f"{units} ticks cause {len(computed.outputs)} outputs, too many for one commit: taking fewer"

@@ -36,7 +36,8 @@ from streams.exchange import run
 from streams.ids import StreamID
 from streams.numbering import Numbering
 from streams.publish import group_ticks
-from streams.records import Tick
+from streams.raw import raw_words
+from streams.records import DeadLetter, Tick
 from streams.resume import lag
 from tests.consumers.test_scorer import AWAY, FAKES, HOME, KEYS, SPEC
 from tests.servers import Server, entries
@@ -722,6 +723,37 @@ async def test_a_batch_with_more_outputs_than_a_commit_can_carry_is_read_in_part
     async with running(make_task(made(), version, spec=SIZED)):
         await until(lambda: done(client), "everything, in smaller batches")
     assert written(client) == expected
+
+
+async def test_a_batch_with_larger_dead_letters_than_a_commit_can_carry_is_read_in_parts(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 5)
+    for number in range(20):
+        client.xadd(KEYS.ticks, {"kind": "?", "data": f"{number}" + "x" * 300})
+    monkeypatch.setattr(partition, "MOST_DEAD", 1000)
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "everything, in smaller batches")
+    assert [orjson.loads(fields[b"fields"])["data"].strip("x") for _, fields in entries(client, KEYS.dead)] == [
+        str(number) for number in range(20)
+    ]
+    assert int(client.hget(KEYS.state, "counter") or 0) >= 10, "two at a time, at most"
+
+
+async def test_what_is_too_large_is_set_aside_without_its_fields(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+) -> None:
+    """Whole, and escaped, it could be larger than what Redis takes at once, and the partition would stand for ever."""
+    client.set(KEYS.lease, TOKEN)
+    client.xadd(KEYS.ticks, {"kind": "block", "data": b"\xff" * 60_000})
+    client.xadd(KEYS.ticks, {"kind": "block", "data": b"\xff" * 70_000})
+    async with running(make_task(made(), version)):
+        await until(lambda: done(client), "it goes on")
+    kept, bare = [DeadLetter.from_fields(fields) for _, fields in entries(client, KEYS.dead)]
+    assert raw_words(kept.fields) == [b"kind", b"block", b"data", b"\xff" * 60_000]
+    assert not bare.fields
+    assert "it does not begin as one (its fields, 70,013 bytes, are too large to be kept here)" in bare.detail
 
 
 async def test_reads_that_are_cancelled_leave_no_connection_behind(
