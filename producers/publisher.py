@@ -125,7 +125,8 @@ class TickPublisher:
 
         Raises:
             BadRecord: a row cannot be sent; the message names it.
-            PublishGap: the log lost ticks of a named sequence: `rewind`, and publish it from its start.
+            PublishGap: the log lost ticks of a named sequence, or an error before left some in doubt: `rewind`, and
+                publish it from its start.
             PublishError: publishing stopped on the way; the error says how far it certainly came.
         """
         count = 0

@@ -69,7 +69,10 @@ class PublishError(Red10Error):
 
 
 class PublishGap(PublishError):
-    """The log lost ticks of a sequence that can be sent again: begin it again, what the log has is passed over."""
+    """The log lost ticks of a sequence that can be sent again, or a call before left some in doubt: begin it again.
+
+    What the log has is passed over then.
+    """
 
     def shifted(self, rows: int) -> PublishGap:
         """As it is: the rows are to be sent again anyway."""
@@ -132,10 +135,12 @@ class _Appending:
     def _command(self, group: Group) -> bytes:
         place, packed = self.numbering.place(group.keys), group.packed(self.blocks)
         known = self.numbering.script_known
+        # A clock entry must not count what is in doubt; of a place in doubt nothing else is sent.
+        base = place.taken if place.doubtful else place.sent
         words = (
             *((b"EVALSHA", _SHA) if known else (b"EVAL", _SCRIPT)), b"2",
             group.keys.ticks.encode(), group.keys.publishers.encode(),
-            self.numbering.name.encode(), place.last.encode(), b"%d" % place.sent, b"%d" % group.count,
+            self.numbering.name.encode(), place.last.encode(), b"%d" % base, b"%d" % group.count,
             b"%d" % EXPIRY_MS,
         )  # fmt: skip
         parts = [b"*%d\r\n" % (len(words) + packed.arguments)]
@@ -220,6 +225,7 @@ class _Appending:
                 place = self.numbering.place(group.keys)
                 place.sent += group.count
                 place.last = ""
+                place.doubtful = self.numbering.repeats and (place.doubtful or group.count > 0)
 
 
 def append(
@@ -246,11 +252,15 @@ def append(
         now: a monotonic clock, seconds.
 
     Raises:
-        PublishGap: the log lost ticks of a sequence that can be sent again.
+        PublishGap: the log lost ticks of a sequence that can be sent again, or such were left in doubt before.
         PublishError: the patience ended, there is no room, or the server refuses for good. Rows whose reply was lost
             last are in doubt; if they are published once more, they may stand twice.
     """
     next_row = max((int(group.rows[-1]) for group in groups), default=-1) + 1
+    doubtful = [group.keys.ticks for group in groups if group.count and numbering.place(group.keys).doubtful]
+    if doubtful:
+        rows = sorted(row for group in groups for row in group.rows.tolist())
+        raise PublishGap(_in_doubt(doubtful[0], numbering), before, [], rows, next_row)
     work = _Appending(groups, numbering, blocks, before)
     backoff = Backoff()
     give_up = now() + patience_s
@@ -293,6 +303,13 @@ def append(
     finally:
         work.abandon()
     return work.last
+
+
+def _in_doubt(key: str, numbering: Numbering) -> Red10Error:
+    return Red10Error(
+        f"{key}: ticks of publisher {numbering.name} were left in doubt before, and where its sequence goes on is not "
+        "known: begin it again (`rewind`), what the log has is passed over"
+    )
 
 
 def _gap(key: str, ticks: int, work: _Appending, next_row: int) -> PublishGap:

@@ -52,11 +52,13 @@ class Place:
         sent: ticks of its sequence that it has come past.
         taken: ticks of its sequence that the log is known to have; more than `sent` where it begins again.
         last: the last entry that it knows of, "" for none.
+        doubtful: whether ticks of a sequence that can be sent again were left in doubt: it must begin again.
     """
 
     sent: int = 0
     taken: int = 0
     last: str = ""
+    doubtful: bool = False
 
 
 @dataclass(slots=True)

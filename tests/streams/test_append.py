@@ -179,6 +179,21 @@ def test_an_interrupted_exchange_is_left_behind() -> None:
     assert [(place.sent, place.last) for place in numbering.places.values()] == [(2, ""), (1, "")]
 
 
+def test_a_sequence_whose_end_is_in_doubt_is_begun_again_before_it_goes_on(client: redis.Redis) -> None:
+    """Else a later publisher of the name would pass over ticks that never came, taking others for them."""
+    numbering = Numbering.of("feed")
+    publish(client, numbering, 1.0, 2.0)
+    steps = append([Group(HOME, np.arange(2), ticks_of(3.0, 4.0))], numbering, "redis://test", patience_s=60)
+    next(steps)
+    steps.close()
+    with pytest.raises(PublishGap, match=r"in doubt.*rewind") as caught:
+        publish(client, numbering, 5.0)
+    assert (caught.value.accepted, caught.value.unsure, caught.value.out) == (0, (), (0,))
+    send(client, [Group(HOME, np.array([0]), None, clock_fields(1))], numbering=numbering)
+    publish(client, Numbering.of("feed"), 1.0, 2.0, 3.0, 4.0, 5.0)
+    assert [float(f[b"price"]) for f in entries_of(client) if b"price" in f] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
 def test_a_reply_lost_on_the_way_costs_no_tick_and_doubles_none(server: Server, client: redis.Redis) -> None:
     """A proxy passes the request on and cuts the connection instead of the answer."""
     group = group_ticks(Ticks.from_rows([("SPY", 1.0 + t, 0.0, t) for t in range(300)]), lambda symbol: HOME)
