@@ -280,6 +280,8 @@ def append(
             try:
                 errors, progress = work.take(outcome)
             except _Lost as lost:
+                for place in numbering.places.values():  # the other answers of this exchange were not looked at
+                    place.doubtful = True
                 raise _gap(lost.key, lost.ticks, work, next_row) from None
             if room is not None:
                 room.sent(len(payload))

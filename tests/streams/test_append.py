@@ -194,6 +194,19 @@ def test_a_sequence_whose_end_is_in_doubt_is_begun_again_before_it_goes_on(clien
     assert [float(f[b"price"]) for f in entries_of(client) if b"price" in f] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+def test_after_a_gap_nothing_is_taken_for_what_came_beside_it(client: redis.Redis) -> None:
+    """The exchange that met the gap appended to another partition, which nobody was told of."""
+    numbering, beside = Numbering.of("feed"), KEYS.partition(1)
+    publish(client, numbering, 1.0)
+    client.hset(HOME.publishers, "feed", b"0 0-0 1")
+    groups = [Group(HOME, np.array([0]), ticks_of(2.0)), Group(beside, np.array([1]), ticks_of(3.0))]
+    with pytest.raises(PublishGap):
+        send(client, groups, numbering=numbering)
+    assert client.xlen(beside.ticks) == 1
+    with pytest.raises(PublishGap):
+        send(client, [Group(beside, np.array([0]), ticks_of(4.0))], numbering=numbering)
+
+
 def test_a_reply_lost_on_the_way_costs_no_tick_and_doubles_none(server: Server, client: redis.Redis) -> None:
     """A proxy passes the request on and cuts the connection instead of the answer."""
     group = group_ticks(Ticks.from_rows([("SPY", 1.0 + t, 0.0, t) for t in range(300)]), lambda symbol: HOME)
