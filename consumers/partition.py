@@ -58,8 +58,14 @@ ALIVE_EVERY_S = 0.1
 MOST_ARGUMENTS = 800_000
 #: Most characters of dead letters in one commit: Redis holds the whole call in memory, at 1 GB it drops the connection.
 MOST_DEAD = 64_000_000
+#: Seconds between two announcements of the same release.
+ANNOUNCE_EVERY_S = 5.0
 #: Longest wait before a partition that is broken for people to mend is tried again, seconds.
 BROKEN_CAP_S = 15.0
+
+
+#: No release was announced: its id, its entry, when.
+_NOTHING = ("", ZERO, 0.0)
 
 
 class TooLarge(Red10Error):
@@ -129,7 +135,7 @@ class PartitionTask:
         self._redis_away = redis_away
         self._start_anew = start_anew
         self._stopping = asyncio.Event()
-        self._announced = ""
+        self._announced = _NOTHING
         self._said = ""
         self._missing = ""
         self._lost = 0
@@ -161,13 +167,19 @@ class PartitionTask:
                 )
 
     async def announce(self, release: LoadedRelease) -> None:
-        """Post a `release` entry, unless this release is in force or was already announced."""
-        scorer = self.scorer
-        if scorer is None or not release.id or release.id in (scorer.state.release, self._announced):
+        """Post a `release` entry, unless this release is in force or its entry is still to be read.
+
+        One that was read and is not in force was followed by an older one, of a worker that was paused meanwhile.
+        """
+        scorer, now = self.scorer, time.monotonic()
+        if scorer is None or release.id in ("", scorer.state.release):
+            return
+        known, entry, at = self._announced
+        if known == release.id and (entry > scorer.state.checkpoint or now - at < ANNOUNCE_EVERY_S):
             return
         with contextlib.suppress(RedisError, OSError):  # the next call tries again; twice the same entry does no harm
-            await self._client.xadd(self.keys.ticks, cast(dict[Any, Any], release_fields(release.id)))
-            self._announced = release.id
+            posted = await self._client.xadd(self.keys.ticks, cast(dict[Any, Any], release_fields(release.id)))
+            self._announced = (release.id, StreamID.parse(posted), now)
 
     async def _recover(self) -> Scorer:
         recovered = await self._unless_stopped(
@@ -177,7 +189,7 @@ class PartitionTask:
         if recovered.found is not Resume.GO_ON:
             self._metrics.input_changed(self.keys.ticks, recovered.found.name.lower())
         if recovered.found is not Resume.GO_ON or recovered.scorer.state.checkpoint == ZERO:
-            self._announced = ""  # the announcement may be among what was lost
+            self._announced = _NOTHING  # the announcement may be among what was lost
         self.scorer = recovered.scorer
         return recovered.scorer
 

@@ -35,7 +35,7 @@ from streams.errors import RedisUnavailable
 from streams.exchange import run
 from streams.ids import StreamID
 from streams.numbering import Numbering
-from streams.publish import group_ticks
+from streams.publish import group_ticks, release_fields
 from streams.raw import raw_words
 from streams.records import DeadLetter, Tick
 from streams.resume import lag
@@ -754,6 +754,35 @@ async def test_what_is_too_large_is_set_aside_without_its_fields(
     assert raw_words(kept.fields) == [b"kind", b"block", b"data", b"\xff" * 60_000]
     assert not bare.fields
     assert "it does not begin as one (its fields, 70,013 bytes, are too large to be kept here)" in bare.detail
+
+
+async def test_a_release_that_an_older_announcement_undid_is_announced_again(
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker was paused while it announced what was in force before; its entry comes behind the new owner's."""
+    older, newer = list(FAKES)[:2]
+    client.set(KEYS.lease, TOKEN)
+    fill(client, 5)
+    task = make_task(made(), version)
+
+    async def in_force(release: str) -> None:
+        await until(lambda: client.hget(KEYS.state, "release") == release.encode() and done(client), "it is in force")
+
+    async with running(task):
+        await until(lambda: done(client), "it is at work")
+        await task.announce(FAKES[newer])
+        await in_force(newer)
+        client.xadd(KEYS.ticks, cast(Any, release_fields(older)))
+        await in_force(older)
+        await task.announce(FAKES[newer])
+        assert client.hget(KEYS.state, "release") == older.encode(), "not at once"
+        monkeypatch.setattr(partition, "ANNOUNCE_EVERY_S", 0.0)
+        await task.announce(FAKES[newer])
+        await in_force(newer)
+        await task.announce(FAKES[newer])
+    assert [fields[b"release"].decode() for _, fields in entries(client, KEYS.ticks) if b"release" in fields] == [
+        newer, older, newer
+    ]  # fmt: skip
 
 
 async def test_reads_that_are_cancelled_leave_no_connection_behind(
