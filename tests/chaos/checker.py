@@ -5,7 +5,8 @@ out, and trusts nothing in between:
 
 1. every tick of every feed is in the log once, in its feed's order per symbol;
 2. bars, open bars and dead letters, recomputed slowly from the archive, are what stands there;
-3. every output, recomputed by an undisturbed replay, is there once, in order per series, and no other is;
+3. every output, recomputed by an undisturbed replay, is there once, in order per series, and no other is; the state is
+   the one in which the replay ends, so that whatever comes next would come out right as well;
 4. no commit landed after another owner had taken the lease, and no owner came back between another's commits;
 5. every training request is there once and has one result, and every version exists once.
 """
@@ -81,7 +82,9 @@ def check(evidence: Evidence) -> Verdict:
             slow.take(entry, words)
         verdict.inputs += slow.ticks
         _check_bars(f"partition {at}", slow, partition, verdict)
-        expected = replay(evidence.spec, evidence.tenant, at, archive, evidence.releases)
+        replayed = replay(evidence.spec, evidence.tenant, at, archive, evidence.releases)
+        _check_state(f"partition {at}", replayed.state, partition.state, verdict)
+        expected = replayed.outputs
         for stream in sorted(set(expected) | set(partition.outputs)):
             found = partition.outputs.get(stream, [])
             verdict.outputs += len(found)
@@ -245,6 +248,13 @@ def _compare(where: str, expected: Sequence[Row], found: Sequence[Row], verdict:
             per_series[row.get("series", "")].setdefault(row["src"], place[row["src"]])
     for series, order in per_series.items():
         verdict.blame("reordered", f"{where}: {series} is out of order", _descents(list(order.values())))
+
+
+def _check_state(where: str, expected: dict[bytes, bytes], found: dict[bytes, bytes], verdict: Verdict) -> None:
+    """Hold the stored state against the replay's; how many commits led to it does not matter."""
+    free = {b"counter", b"nonce"}
+    names = sorted(name for name in {*expected, *found} - free if expected.get(name) != found.get(name))
+    verdict.blame("wrong", f"{where}: the state differs from the replay's in {names[:3]}", len(names))
 
 
 # Owners and training

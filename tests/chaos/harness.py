@@ -18,6 +18,7 @@ from typing import Any
 
 import redis
 
+from streams.keys import SCORERS, PartitionKeys
 from streams.tenant import Tenant
 from tests.chaos.checker import Verdict, check
 from tests.chaos.evidence import entries, from_archive
@@ -236,7 +237,19 @@ class Run(Stage):
             left = [keys.lease for keys in all_partitions(tenant) if client.exists(keys.lease)]
             if left:
                 complaints.append(f"leases were not given back: {left}")
+            complaints += [f"{keys.ticks}: what is shown as read is not" for keys in self._misled(client, tenant)]
         return complaints
+
+    def _misled(self, client: redis.Redis, tenant: Tenant) -> list[PartitionKeys]:
+        """Partitions whose group does not stand at the checkpoint, or has a lag though all was read."""
+        found = []
+        for keys in all_partitions(tenant):
+            groups: Any = client.xinfo_groups(keys.ticks)
+            [group] = [group for group in groups if group["name"] == SCORERS.encode()]
+            checkpoint = client.hget(keys.state, "checkpoint")
+            if group["last-delivered-id"] != checkpoint or group.get("lag") or group["pending"]:
+                found.append(keys)
+        return found
 
     def _answered(self, client: redis.Redis, tenant: Tenant) -> bool:
         answered = {row["request"] for _, row in entries(client, tenant.keys.results)}

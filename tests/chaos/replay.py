@@ -11,7 +11,7 @@ from typing import Any
 from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
 from streams.keys import Keys
-from tests.chaos.evidence import Entry, Row
+from tests.chaos.evidence import Entry, Partition, Row
 from tests.consumers.committed import Store
 
 _BATCH = 500
@@ -23,14 +23,15 @@ def replay(
     partition: int,
     archive: Sequence[Entry],
     releases: Mapping[str, LoadedRelease],
-) -> dict[str, list[Row]]:
-    """Every output of one partition, per stream as `evidence.Partition.outputs` has them."""
+) -> Partition:
+    """Every output of one partition, and the state that it ends in."""
     store = Store(spec, Keys(tenant).partition(partition), releases)
     scorer = store.scorer()
     for begin in range(0, len(archive), _BATCH):
         batch: list[Any] = [(f"{ms}-{seq}".encode(), words) for (ms, seq), words in archive[begin : begin + _BATCH]]
         store.run(scorer, batch)
-    return {
+    outputs: dict[str, list[Row]] = {
         key.partition("}:")[2]: [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in rows]
         for key, rows in store.streams.items()
     }
+    return Partition(outputs, store.state)

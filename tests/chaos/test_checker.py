@@ -112,6 +112,20 @@ def change_an_open_bar(found: Evidence) -> None:
                 return
 
 
+def forget_a_watermark(found: Evidence) -> None:
+    """What comes next would not be late where it should be."""
+    state = found.partitions[0].state
+    name = next(name for name in state if name.startswith(b"s:"))
+    watermark, per_interval = orjson.loads(state[name])
+    state[name] = orjson.dumps([watermark - 1, per_interval])
+
+
+def miscount_the_entries(found: Evidence) -> None:
+    """The group's lag would be wrong for ever."""
+    state = found.partitions[0].state
+    state[b"entries"] = str(int(state[b"entries"]) + 1).encode()
+
+
 def let_a_zombie_commit(found: Evidence) -> None:
     found.journal.append(
         {"what": "commit", "answer": "OK", "counter": 6, "began": 600, "at": 601, **common("one")},
@@ -171,6 +185,8 @@ FAULTS: list[tuple[Callable[[Evidence], None], set[str]]] = [
     (lose_a_dead_letter, {"lost"}),
     (double_a_dead_letter, {"duplicated"}),
     (change_an_open_bar, {"wrong"}),
+    (forget_a_watermark, {"wrong"}),
+    (miscount_the_entries, {"wrong"}),
     (let_a_zombie_commit, {"wrong"}),
     (let_an_owner_come_back, {"wrong"}),
     (let_two_make_one_commit, {"wrong"}),
