@@ -73,8 +73,9 @@ redis.call('HSET', KEYS[2], ARGV[1], string.format('%d %s %d', total, last, now)
 if not record and redis.call('HLEN', KEYS[2]) % 128 == 0 then
   local all = redis.call('HGETALL', KEYS[2])
   for at = 1, #all, 2 do
-    local when = string.match(all[at + 1], '(%d+)$')
-    if now - tonumber(when) > tonumber(ARGV[5]) then redis.call('HDEL', KEYS[2], all[at]) end
+    -- What is no record was written by nobody who comes back; an error here would come after the entries were appended.
+    local when = tonumber(string.match(all[at + 1], '(%d+)$')) or 0
+    if now - when > tonumber(ARGV[5]) then redis.call('HDEL', KEYS[2], all[at]) end
   end
 end
 return {'OK', string.format('%d', total), last}
