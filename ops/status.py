@@ -15,8 +15,8 @@ import redis
 from pydantic import SecretStr
 from redis.exceptions import ResponseError
 
-from streams.clients import connect, error_code, safe_url, translate
-from streams.errors import Red10Error
+from streams.clients import connect, error_code, expecting, safe_url, translate
+from streams.errors import BrokenKey, Red10Error
 from streams.ids import StreamID
 from streams.keys import SCORERS, TRAINERS, Keys, PartitionKeys
 from streams.locate import Role
@@ -62,9 +62,10 @@ class PartitionStatus:
         lag: entries published and not consumed; a block is one.
         lag_exceeds: a number that the lag is above, where it is not known itself.
         release: the release in force.
-        dead: dead letters kept.
+        dead: dead letters kept; `None` if that is not known.
         groups: other consumer groups of the input, each with its lag, `None` where Redis does not tell it.
         missing: required groups that were not made yet, so that no input is dropped.
+        broken: keys that hold something of another type, so that nothing goes on.
     """
 
     partition: int
@@ -76,9 +77,10 @@ class PartitionStatus:
     lag: int | None
     lag_exceeds: int | None
     release: str | None
-    dead: int
+    dead: int | None
     groups: dict[str, int | None]
     missing: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,10 @@ def _partition(
     at = StreamID.parse(checkpoint) if checkpoint else None
     last = StreamID.parse(stream["last-generated-id"]) if stream else None
     oldest = StreamID.parse(stream["first-entry"][0]) if stream and stream["first-entry"] else None
-    broken = isinstance(replies[3], ResponseError) and not _no_such_key(replies[3])
-    if broken:
+    asked = (keys.lease, keys.lease, keys.state, keys.ticks, keys.ticks, keys.dead)
+    errors = [(key, reply) for key, reply in zip(asked, replies, strict=True) if isinstance(reply, ResponseError)]
+    broken = tuple(dict.fromkeys(key for key, error in errors if not _no_such_key(error)))
+    if keys.ticks in broken or keys.state in broken:
         lag, exceeds = None, None
     elif at is None:
         # Nothing was consumed, so nothing was trimmed.
@@ -209,9 +213,10 @@ def _partition(
         lag=lag,
         lag_exceeds=exceeds,
         release=release.decode() if release else None,
-        dead=dead or 0,
+        dead=dead,
         groups=others,
         missing=tuple(name for name in required_groups if stream and name not in others),
+        broken=broken,
     )
 
 
@@ -249,21 +254,33 @@ def _lag(
 
 
 def read_members(client: redis.Redis, keys: Keys) -> tuple[Member, ...]:
-    """The workers, by name."""
+    """The workers, by name.
+
+    Raises:
+        BrokenKey: where they should be is something else.
+    """
     seconds, micros = client.time()
     now = seconds * 1000 + micros // 1000
-    rows = cast(list[tuple[bytes, float]], client.zrange(keys.members, 0, -1, withscores=True))
+    with expecting(keys.members, "sorted set"):
+        rows = cast(list[tuple[bytes, float]], client.zrange(keys.members, 0, -1, withscores=True))
     return tuple(sorted((Member(name.decode(), now - int(at)) for name, at in rows), key=lambda member: member.name))
 
 
 def read_training(client: redis.Redis, keys: Keys) -> Training:
-    """The request stream."""
+    """The request stream.
+
+    Raises:
+        BrokenKey: it is none, or that of dead requests is.
+    """
     with client.pipeline(transaction=False) as pipe:
         pipe.xlen(keys.requests)
         pipe.xinfo_groups(keys.requests)
         pipe.xlen(keys.dead)
-        length, groups, dead = (_readable(reply) for reply in pipe.execute(raise_on_error=False))
-    length, dead = length or 0, dead or 0
+        replies = pipe.execute(raise_on_error=False)
+    for key, reply in zip((keys.requests, keys.requests, keys.dead), replies, strict=True):
+        if isinstance(reply, ResponseError) and error_code(reply) == "WRONGTYPE":
+            raise BrokenKey(key, "stream") from reply
+    length, groups, dead = map(_readable, replies)
     group = next((g for g in groups or [] if g["name"] == TRAINERS.encode()), None)
     if group is None:
         return Training(length, 0, length, dead)

@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from streams.errors import ConfigurationError, Red10Error, RedisRefused, RedisUnavailable
+from streams.errors import BrokenKey, ConfigurationError, Red10Error, RedisRefused, RedisUnavailable
 
 #: Seconds that a reply may take beyond any BLOCK; a script of a full batch takes some 10 ms.
 REPLY_TIMEOUT_S = 10.0
@@ -165,6 +165,17 @@ def classify(error: BaseException) -> Verdict:
     if code in TRANSIENT or isinstance(error, ConnectionError | TimeoutError | OSError):
         return Verdict.RETRY
     return Verdict.FAIL
+
+
+@contextmanager
+def expecting(key: str, kind: str) -> Iterator[None]:
+    """Turn a refusal of a key's type, which does not name the key, into `BrokenKey`."""
+    try:
+        yield
+    except ResponseError as error:
+        if error_code(error) == "WRONGTYPE":
+            raise BrokenKey(key, kind) from error
+        raise
 
 
 def lost_reply(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import redis
 
+from streams.clients import expecting
 from streams.errors import BadName, BadRecord, Red10Error
 from streams.ids import StreamID
 from streams.raw import raw_words
@@ -96,7 +97,7 @@ class Retried:
 
 
 class DeadLetters:
-    """The dead letters of one tenant. Driver errors come out as they are."""
+    """The dead letters of one tenant. Driver errors come out as they are, but for `BrokenKey`: a key is no stream."""
 
     def __init__(self, client: redis.Redis, tenant: Tenant) -> None:
         self._client = client
@@ -127,9 +128,13 @@ class DeadLetters:
         with self._client.pipeline(transaction=False) as pipe:
             for key in self._keys.values():
                 pipe.xrevrange(key, count=1)
-            ends = [rows[0][0].decode() if rows else None for rows in pipe.execute()]
-        for where, end in zip(self._keys, ends, strict=True):
-            if end is not None:
+            newest = pipe.execute(raise_on_error=False)
+        for where, rows in zip(self._keys, newest, strict=True):
+            with expecting(self._keys[where], "stream"):
+                if isinstance(rows, Exception):
+                    raise rows
+            if rows:
+                end = rows[0][0].decode()
                 yield from (found for found in self._read(where, end) if reason is None or found.reason == reason)
 
     def total(self) -> int:
@@ -208,15 +213,17 @@ class DeadLetters:
             return int(letter.where)
 
     def _at(self, where: str, entry: StreamID) -> list[Letter]:
-        rows = cast(list[Any], self._client.xrange(self._keys[where], str(entry), str(entry)))
+        with expecting(self._keys[where], "stream"):
+            rows = cast(list[Any], self._client.xrange(self._keys[where], str(entry), str(entry)))
         return [self._letter(where, *row) for row in rows]
 
     def _read(self, where: str, end: str = "+", *, backwards: bool = False) -> Iterator[Letter]:
         first, last = "-", end
         while True:
             key = self._keys[where]
-            read = self._client.xrevrange(key, last, first, PIECE) if backwards else None
-            piece = cast(list[Any], read if read is not None else self._client.xrange(key, first, last, PIECE))
+            with expecting(key, "stream"):
+                read = self._client.xrevrange(key, last, first, PIECE) if backwards else None
+                piece = cast(list[Any], read if read is not None else self._client.xrange(key, first, last, PIECE))
             for row in piece:
                 yield self._letter(where, *row)
             if len(piece) < PIECE:

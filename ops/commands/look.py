@@ -91,15 +91,11 @@ def _show_work(session: Session, found: Status) -> None:
     session.text(f"tenant {found.tenant}: {len(found.partitions)} partitions")
     columns = ("part", "owner", "oldest entry", "consumed up to", "lag", "release", "dead")
     rows = [
-        (p.partition, p.owner or "nobody", p.oldest, p.checkpoint, show_lag(p), _short(p.release), p.dead)
+        (p.partition, p.owner or "nobody", p.oldest, p.checkpoint, show_lag(p), _short(p.release), _known(p.dead))
         for p in found.partitions
     ]
     session.table(columns, rows, right=("part", "lag", "dead"))
-    others = [
-        (p.partition, name, "unknown" if behind is None else behind)
-        for p in found.partitions
-        for name, behind in p.groups.items()
-    ]
+    others = [(p.partition, name, _known(behind)) for p in found.partitions for name, behind in p.groups.items()]
     if others:
         session.line("")
         session.table(("part", "other group", "lag"), others, right=("part", "lag"))
@@ -109,6 +105,8 @@ def _show_work(session: Session, found: Status) -> None:
             f"required group {name} was not made in partition {where}: no input is dropped there. Make it (XGROUP "
             "CREATE KEY GROUP ID; `red10 keys SYMBOL` prints keys), or take it out of required_groups."
         )
+    for key in (key for p in found.partitions for key in p.broken):
+        session.text(f"{key} holds something that is not Red10's: move it away (redis-cli RENAME '{key}' '{key}:old')")
     session.line("")
     if found.members:
         members = ", ".join(f"{m.name} (seen {show_age(max(0, m.age_ms) / 1000)} ago)" for m in found.members)
@@ -116,11 +114,15 @@ def _show_work(session: Session, found: Status) -> None:
     else:
         session.text("workers: none; `red10 up` or `red10 worker` starts one")
     if found.training is not None:
-        waiting = "unknown" if found.training.waiting is None else str(found.training.waiting)
+        waiting = _known(found.training.waiting)
         session.text(
             f"training: {found.training.requests} requests, {waiting} not taken up, {found.training.pending} being done"
             f"{_given_up(found.training.dead)}"
         )
+
+
+def _known(number: int | None) -> str:
+    return "unknown" if number is None else str(number)
 
 
 def _given_up(dead: int) -> str:

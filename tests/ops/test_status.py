@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from ops.status import COUNT_TO, Member, PartitionStatus, Training, read_members, read_partitions, read_status
 from ops.status import read_training as training_of
-from streams.errors import Red10Error
+from streams.errors import BrokenKey, Red10Error
 from streams.ids import StreamID
 from streams.keys import SCORERS, TRAINERS, Keys
 from streams.settings import load_settings
@@ -98,6 +98,31 @@ def test_key_of_the_wrong_type_is_unknown_and_no_error(client: redis.Redis, tena
     client.set(KEYS.partition(0).ticks, "not a stream")
     client.set(KEYS.partition(0).state, "not a hash")
     assert first(client, tenant).lag is None
+
+
+@pytest.mark.parametrize("name", ["ticks", "state", "dead", "lease"])
+def test_key_of_the_wrong_type_is_named(client: redis.Redis, tenant: Tenant, name: str) -> None:
+    publish(client, 5)
+    consume(client, "5-0", entries=5)
+    assert not first(client, tenant).broken
+    key = getattr(KEYS.partition(0), name)
+    client.delete(key)
+    client.rpush(key, "not ours")
+    found = first(client, tenant)
+    assert found.broken == (key,)
+    assert found.lag == (None if name in ("ticks", "state") else 0)
+    assert found.dead == (None if name == "dead" else 0)
+
+
+def test_members_and_requests_of_another_type_are_named(client: redis.Redis) -> None:
+    client.set(KEYS.members, "not ours")
+    with pytest.raises(BrokenKey, match=f"{KEYS.members} is no sorted set.*RENAME"):
+        read_members(client, KEYS)
+    for key in (KEYS.requests, KEYS.dead):
+        client.set(key, "not ours")
+        with pytest.raises(BrokenKey, match=f"{key} is no stream.*RENAME"):
+            training_of(client, KEYS)
+        client.delete(key)
 
 
 def test_owner_release_and_dead_letters_are_shown(client: redis.Redis, tenant: Tenant) -> None:

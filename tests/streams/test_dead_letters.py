@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -8,6 +9,7 @@ import redis
 from consumers.outputs import dead_fields
 from streams import dead_letters
 from streams.dead_letters import CannotRetry, DeadLetters, Letter, NoSuchLetter
+from streams.errors import BrokenKey
 from streams.ids import Source, StreamID
 from streams.keys import Keys
 from streams.records import DeadRequest
@@ -218,3 +220,16 @@ def test_marks_of_letters_that_moved_are_kept_up_to_a_number(
         letter: Letter = letters.get(bury(client, OTHER, [b"symbol", b"SPY", b"price", str(number).encode()]))
         letters.retry(letter)
     assert client.zcard(TENANT.keys.partition(SPY).retried) == 2
+
+
+def test_a_key_that_is_no_stream_is_named(client: redis.Redis, letters: DeadLetters) -> None:
+    key = TENANT.keys.partition(SPY).dead
+    client.set(key, "x")
+    looks: list[Callable[[], Any]] = [
+        lambda: letters.newest(1),
+        lambda: list(letters.all()),
+        lambda: letters.get("1-0"),
+    ]
+    for look in looks:
+        with pytest.raises(BrokenKey, match=f"{key} is no stream.*RENAME"):
+            look()
