@@ -205,8 +205,12 @@ def check_ticks(ticks: Ticks, first_row: int = 0) -> None:
             _refuse(np.isinf(column) | (column <= 0), name, "above zero, or left out", column, first_row)
     if ticks.ids is not None:
         for row, venue_id in enumerate(ticks.ids):
-            if venue_id is not None and len(venue_id) > MAX_ID:
+            if venue_id is None:
+                continue
+            if len(venue_id) > MAX_ID:
                 raise BadRecord("malformed", f"row {first_row + row}: the id is longer than {MAX_ID} characters")
+            if not venue_id.isascii() and any("\ud800" <= letter <= "\udfff" for letter in venue_id):
+                raise BadRecord("malformed", f"row {first_row + row}: the id is no text that UTF-8 can hold")
 
 
 def _refuse(bad: NDArray[np.bool_], name: str, want: str, column: NDArray[Any], first_row: int) -> None:

@@ -134,6 +134,7 @@ def test_groups_keep_the_order_within_a_stream_and_know_their_rows() -> None:
         (("SPY", 1.0, 1.0, 1, 0.0), "bad_price", "bid is 0.0"),
         (("SPY", 1.0, 1.0, 1, None, math.inf), "bad_price", "ask is inf"),
         (("SPY", 1.0, 1.0, 1, None, None, "x" * 129), "malformed", "id is longer"),
+        (("SPY", 1.0, 1.0, 1, None, None, "\ud800"), "malformed", "UTF-8"),
         (("SPY", 1.0), "malformed", "row 3"),
         ({"symbol": "SPY", "price": 1.0}, "malformed", "field ts is missing"),
         ({"symbol": "SPY", "price": 1.0, "ts": 1, "prize": 2}, "malformed", "no field 'prize'"),
