@@ -26,7 +26,9 @@ from consumers.policy import Hysteresis
 from consumers.recovery import recover
 from consumers.spec import Spec
 from modelstore.loaded import LoadedRelease
+from streams import raw
 from streams.append import append
+from streams.block import MOST_TICKS, pack_block
 from streams.channel import WorkChannel
 from streams.clients import connect_async, read_raw
 from streams.columns import Ticks
@@ -742,9 +744,12 @@ async def test_a_batch_with_larger_dead_letters_than_a_commit_can_carry_is_read_
 
 
 async def test_what_is_too_large_is_set_aside_without_its_fields(
-    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str
+    client: redis.Redis, made: Callable[[], redis.asyncio.Redis], version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole, and escaped, it could be larger than what Redis takes at once, and the partition would stand for ever."""
+    largest = pack_block(Ticks.from_rows([("A", 1.0, 1.0, number) for number in range(MOST_TICKS)]))
+    assert len(largest) < raw.MOST_KEPT
+    monkeypatch.setattr(raw, "MOST_KEPT", 65_536)
     client.set(KEYS.lease, TOKEN)
     client.xadd(KEYS.ticks, {"kind": "block", "data": b"\xff" * 60_000})
     client.xadd(KEYS.ticks, {"kind": "block", "data": b"\xff" * 70_000})
