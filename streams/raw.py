@@ -14,8 +14,8 @@ from collections.abc import Sequence
 #: Field -> value, or names and values in turn.
 Escaped = dict[str, str] | tuple[str, ...]
 
-#: Most bytes of an entry that its dead letter keeps: more than 65,536 ticks in a block have. Escaped, they may be
-#: five times as many. Whoever may write an entry of hundreds of megabytes must not cause letters that Redis does not take.
+#: Most bytes of an entry that its dead letter keeps: more than 65,536 ticks in a block have. Escaped, they may be five
+#: times as many. Whoever may write an entry of hundreds of megabytes must not cause letters that Redis does not take.
 MOST_KEPT = 4 << 20
 
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
