@@ -175,7 +175,7 @@ def _problem(table: str, found: Table, at: int) -> Problem:
     target, others = found.columns[at], [number for number in range(len(found.columns)) if number != at]
     ignored = [number for number in others if len(found.columns[number].categories or ()) > MAX_CATEGORIES]
     others = [number for number in others if number not in ignored]
-    known = np.isfinite(found.values[:, at])
+    known = np.isfinite(as_float32(found.values[:, at]))
     label = found.values[known, at]
     classes = target.categories
     if classes is not None:

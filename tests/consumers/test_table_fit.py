@@ -143,6 +143,22 @@ def test_two_classes_have_two_probabilities(tmp_path: Path) -> None:
     assert found.probabilities[0, 0] > 0.9
 
 
+def test_as_many_rows_of_each_of_two_classes_can_be_trained_on(tmp_path: Path) -> None:
+    # In this one a leaf of the first tree is 0, and so is the margin that the classes begin with: both with a minus.
+    lot = np.random.default_rng(11)
+    rows = [(value, "no" if number % 2 else "yes") for number, value in enumerate(lot.normal(size=40).tolist())]
+    version = fit(write(tmp_path / "t.csv", "n,answer", rows), ("answer",))["answer"]
+    assert version.manifest.golden["margins"]
+
+
+def test_numbers_that_no_float32_holds_are_missing_as_targets_too(tmp_path: Path) -> None:
+    rows = [(1e300 if number % 4 == 0 else number, "1" + "0" * 300, number) for number in range(100)]
+    path = write(tmp_path / "t.csv", "some,all,n", rows)
+    found = fit_table(TableFit(path.name, Roots((tmp_path,), MIB), "t", None, 0))
+    assert found.skipped == {"all": "0 rows with a known value, 20 needed"}
+    assert found.versions[0].manifest.dataset["rows"] == 75
+
+
 def test_a_text_column_is_a_feature_by_the_codes_that_the_manifest_tells(tmp_path: Path) -> None:
     price = {"red": 10.0, "green": 20.0, "blue": 40.0}
     rows = [(colour, price[colour]) for _ in range(20) for colour in price]
