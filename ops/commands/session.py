@@ -83,14 +83,15 @@ class Session:
         """Standard output."""
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=False)
+        # No emoji: `:b:` may stand in a name.
+        return Console(highlight=False, soft_wrap=False, emoji=False)
 
     @property
     def err(self) -> Console:
         """Standard error."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False)
+        return Console(stderr=True, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
         """Tell people something that is no result."""

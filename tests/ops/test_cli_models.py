@@ -16,6 +16,7 @@ from modelstore.store import ModelStore
 from modelstore.version import NewVersion
 from ops.cli import app
 from ops.commands.model import flatten
+from ops.commands.session import Session
 from streams.keys import Keys
 from tests.conftest import binary_of
 from tests.consumers.test_checker import with_golden
@@ -370,3 +371,11 @@ def test_where_there_is_nothing_the_way_on_is_told(red10: Red10, client: redis.R
     assert "knows no release '1'" in refused(red10("release", "promote", "1"))
     assert "no models of a series" in refused(red10("model", "export", "SPY:1d", "x"))
     assert "0 versions and 0 releases removed" in red10("model", "prune").stdout
+
+
+def test_names_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session({})
+    session.text("a:b: [red]is text[/red]")
+    session.say("a:b: [red]is text[/red]")
+    told = capsys.readouterr()
+    assert told.out == told.err == "a:b: [red]is text[/red]\n"
