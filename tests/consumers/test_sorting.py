@@ -91,7 +91,8 @@ def test_a_file_that_cannot_name_a_table_is_refused_with_what_to_do(name: str) -
 def test_what_is_no_request_is_refused_with_what_is_wrong_and_its_id() -> None:
     assert "dataset" in refusal(kind="train_table").reason
     assert "no target is named" in refusal(kind="train_table", dataset="a.csv", targets="[]").reason
-    assert refusal(kind="dance", series="SPY:1d", id="x").id == "x"
+    found = refusal(kind="dance", series="SPY:1d", id="x")
+    assert (found.id, found.reason) == ("x", "kind is 'dance': it can be train, train_table or predict")
 
 
 @pytest.mark.parametrize(
