@@ -164,9 +164,17 @@ def _targets(request: TableFit, columns: Sequence[str]) -> list[str]:
     names: dict[str, str] = {}
     for target in targets:
         name = model_target(target)
-        if not name or name in names:
-            other = f"columns {names[name]!r} and {target!r}" if name else f"column {target!r}"
-            raise BadDataset(request.dataset, f"{other} cannot be told apart in names of models: rename one")
+        if not name:
+            raise BadDataset(
+                request.dataset,
+                f"column {target!r} has no letter A-Z a-z and no digit, so that no model can be named after it: rename "
+                "it, or name other columns as targets",
+            )
+        if name in names:
+            raise BadDataset(
+                request.dataset,
+                f"columns {names[name]!r} and {target!r} cannot be told apart in names of models: rename one",
+            )
         names[name] = target
     return targets
 
