@@ -37,6 +37,8 @@ MIN_ROWS = 20
 MAX_CLASSES = 100
 #: Most different texts of a column that is a feature: more are names, and their numbers mean nothing.
 MAX_CATEGORIES = 1000
+#: Most characters that the texts of a column have together, each counted once: more are prose. They stand in manifests.
+MAX_TEXT = 100_000
 #: Share of rows that is held out, and parts of the cross-validation.
 HELD_OUT = 0.2
 FOLDS = 5
@@ -181,7 +183,11 @@ def _targets(request: TableFit, columns: Sequence[str]) -> list[str]:
 
 def _problem(table: str, found: Table, at: int) -> Problem:
     target, others = found.columns[at], [number for number in range(len(found.columns)) if number != at]
-    ignored = [number for number in others if len(found.columns[number].categories or ()) > MAX_CATEGORIES]
+    ignored = [
+        number
+        for number in others
+        if len(found.columns[number].categories or ()) > MAX_CATEGORIES or _is_prose(found.columns[number].categories)
+    ]
     others = [number for number in others if number not in ignored]
     known = np.isfinite(as_float32(found.values[:, at]))
     label = found.values[known, at]
@@ -195,11 +201,15 @@ def _problem(table: str, found: Table, at: int) -> Problem:
     return Problem(f"{table}/{model_target(target.name)}", schema, np.ascontiguousarray(features), label)
 
 
+def _is_prose(texts: Sequence[str] | None) -> bool:
+    return sum(map(len, texts or ())) > MAX_TEXT
+
+
 def _too_poor(problem: Problem) -> str | None:
     """Why a target cannot be trained, if it cannot."""
     rows = len(problem.label)
     if not problem.schema.columns:
-        return f"all other columns hold more than {MAX_CATEGORIES} different texts"
+        return f"all other columns hold more than {MAX_CATEGORIES} different texts, or prose"
     if rows < MIN_ROWS:
         return f"{rows} rows with a known value, {MIN_ROWS} needed"
     if problem.schema.classes is None:
@@ -208,6 +218,8 @@ def _too_poor(problem: Problem) -> str | None:
         return "all rows have the same value"
     if problem.classes > MAX_CLASSES:
         return f"{problem.classes} different texts, {MAX_CLASSES} at most can be predicted"
+    if _is_prose(problem.schema.classes):
+        return f"its different texts have over {MAX_TEXT} characters: prose cannot be predicted"
     return None
 
 

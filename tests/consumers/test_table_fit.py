@@ -220,6 +220,18 @@ def test_names_are_no_features_and_stay_out_of_the_manifest(tmp_path: Path, monk
     assert "all other columns hold more than 20" in found.skipped["b"]
 
 
+def test_prose_is_neither_feature_nor_target_and_stays_out_of_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_fit, "MAX_TEXT", 100)
+    rows = [("long " * 5 + "abcde"[number % 5], number % 20, 2 * (number % 20)) for number in range(60)]
+    path = write(tmp_path / "t.csv", "text,a,b", rows)
+    found = fit_table(TableFit(path.name, Roots((tmp_path,), MIB), "t", None, 0))
+    assert found.skipped == {"text": "its different texts have over 100 characters: prose cannot be predicted"}
+    assert [version.manifest.feature_set["ignored"] for version in found.versions] == [["text"]] * 2
+    assert not any("long" in version.manifest.canonical().decode() for version in found.versions)
+
+
 def test_a_class_of_one_row_is_trained_on(tmp_path: Path) -> None:
     rows = [(number, "rare" if number == 7 else "ab"[number % 2]) for number in range(60)]
     version = fit(write(tmp_path / "t.csv", "n,kind", rows), ("kind",))["kind"]
