@@ -363,6 +363,19 @@ def test_a_command_says_when_what_it_did_is_not_saved(
     assert store.resolve(f"{NAME}@champion") == DIGESTS[1]
 
 
+def test_a_snapshot_can_be_looked_at_and_what_would_change_it_says_so(store: ModelStore, server: Server) -> None:
+    store.client.save()
+
+    def run(*args: str) -> Result:
+        return CliRunner().invoke(app, [*args, "--models-url", f"rdb://{server.directory}/dump.rdb"])
+
+    assert NAME in run("model", "list").stdout
+    for change in (("model", "tag", NAME, "x"), ("release", "promote", f"{NAME}@challenger"), ("model", "prune")):
+        told = refused(run(*change))
+        assert "a snapshot, in which nothing can be changed" in told
+        assert "password" not in told
+
+
 def test_where_there_is_nothing_the_way_on_is_told(red10: Red10, client: redis.Redis) -> None:
     assert "No version fulfils this" in red10("model", "search").stdout
     assert "red10 train" in refused(red10("release", "diff"))
