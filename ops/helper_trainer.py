@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from consumers.identity import trainer_runs
 from ops.embedded import Roles
 from ops.embedded_launch import free_port
-from ops.supervise import Child, ChildSpec, supervise
+from ops.supervise import Child, ChildFailed, ChildSpec, supervise
 from ops.up import worker_env
 from streams.settings import Origins
 
@@ -29,6 +30,9 @@ def trainer_if_alone(roles: Roles, origins: Origins, say: Callable[[str], None])
 
     Args:
         roles: both.
+
+    Raises:
+        ChildFailed: the trainer cannot start, whatever the block is waiting for.
     """
     held = roles.embedded.get("streams")
     if held is None:
@@ -36,10 +40,26 @@ def trainer_if_alone(roles: Roles, origins: Origins, say: Callable[[str], None])
         return
     stop = threading.Event()
     alone = held.started_by_us
-    thread = threading.Thread(target=_help, args=(roles, origins, alone, stop, say), name="helper-trainer", daemon=True)
-    thread.start()
+    failed: list[ChildFailed] = []
+
+    def run() -> None:
+        try:
+            _help(roles, origins, alone, stop, say)
+        except ChildFailed as error:
+            failed.append(error)
+            # The block waits for what never comes.
+            if not stop.is_set():
+                signal.pthread_kill(waiting, signal.SIGINT)
+
+    waiting = threading.get_ident()
+    thread = threading.Thread(target=run, name="helper-trainer", daemon=True)
     try:
+        thread.start()
         yield
+    except KeyboardInterrupt:
+        if failed:
+            raise failed[0] from None
+        raise
     finally:
         stop.set()
         thread.join()

@@ -14,7 +14,7 @@ from consumers.identity import trainer_name
 from ops import helper_trainer
 from ops.embedded import Roles
 from ops.helper_trainer import trainer_if_alone
-from ops.supervise import Child
+from ops.supervise import Child, ChildFailed
 from streams.settings import load_settings
 
 
@@ -58,6 +58,26 @@ def test_a_command_whose_trainer_belonged_to_another_that_ended_gets_its_own(
     with trainer_if_alone(roles_of(tmp_path, streams=False), {}, told.append):
         assert started.wait(10)
     assert len(told) == 1
+
+
+def test_a_trainer_that_cannot_start_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = threading.Event()
+
+    def supervise(children: Sequence[Child], stop: threading.Event, say: Any) -> None:
+        waiting.wait()
+        raise ChildFailed("trainer")
+
+    def wait() -> None:
+        waiting.set()
+        threading.Event().wait(10)
+        pytest.fail("nobody ended the wait")
+
+    monkeypatch.setattr(helper_trainer, "supervise", supervise)
+    with (
+        pytest.raises(ChildFailed, match="trainer could not start"),
+        trainer_if_alone(roles_of(tmp_path, streams=True), {}, lambda text: None),
+    ):
+        wait()
 
 
 def test_a_server_of_somebody_else_has_trainers_of_somebody_else(tmp_path: Path, started: threading.Event) -> None:
