@@ -95,7 +95,7 @@ def _allowed(dataset: str, directories: Sequence[Path]) -> Path:
         except (OSError, RuntimeError, ValueError):
             continue
         outside = outside or not inside
-    where = ", ".join(str(directory) for directory in directories)
+    where = ", ".join(str(directory.absolute()) for directory in directories)
     remedy = "put it there, or add its directory to dataset_roots where trainers run"
     if outside:
         raise BadDataset(dataset, f"lies outside the directories that are allowed for datasets ({where}); {remedy}")

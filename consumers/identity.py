@@ -44,6 +44,18 @@ def trainer_name(directory: Path) -> Iterator[str]:
         yield f"{socket.gethostname()}-trainer-{token}"
 
 
+def trainer_runs(directory: Path) -> bool:
+    """Whether a trainer of this directory runs now, on this machine."""
+    for path in directory.glob("trainer-*.lock"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            try:
+                # Shared, so that two who look at once don't take each other for a trainer.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 def _locked(path: Path) -> TextIO | None:
     file = path.open("a+", encoding="ascii", errors="replace")
     try:

@@ -90,7 +90,7 @@ def decide_table(request: TableRequest) -> TablePlan | Refusal:
     except BadName:
         return Refusal(
             f"{table[:80]!r} cannot be the name of a table: use up to 64 of the letters A-Z a-z, digits and . _ -; "
-            "give another one as `table`"
+            "give another one as `table` (`red10 train FILE --table NAME`)"
         )
     if request.targets is not None and not request.targets:
         return Refusal(f"{table}: no target is named; leave `targets` out to train one model per column")

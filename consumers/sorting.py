@@ -70,6 +70,10 @@ def sort_out(batch: Iterable[Entry], pipeline: Pipeline) -> Sorted:
 
 
 def _training(fields: Mapping[bytes, bytes]) -> TrainingRequest | TableRequest:
+    kind = fields.get(b"kind", b"train")
+    if fields and kind not in (b"train", b"train_table"):
+        asked = kind.decode(errors="replace")[:40]
+        raise BadRecord("malformed", f"kind is {asked!r}: it can be train, train_table or predict")
     return (TableRequest if fields.get(b"kind") == b"train_table" else TrainingRequest).from_fields(fields)
 
 

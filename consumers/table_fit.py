@@ -37,6 +37,8 @@ MIN_ROWS = 20
 MAX_CLASSES = 100
 #: Most different texts of a column that is a feature: more are names, and their numbers mean nothing.
 MAX_CATEGORIES = 1000
+#: Most characters that the texts of a column have together, each counted once: more are prose. They stand in manifests.
+MAX_TEXT = 100_000
 #: Share of rows that is held out, and parts of the cross-validation.
 HELD_OUT = 0.2
 FOLDS = 5
@@ -164,18 +166,30 @@ def _targets(request: TableFit, columns: Sequence[str]) -> list[str]:
     names: dict[str, str] = {}
     for target in targets:
         name = model_target(target)
-        if not name or name in names:
-            other = f"columns {names[name]!r} and {target!r}" if name else f"column {target!r}"
-            raise BadDataset(request.dataset, f"{other} cannot be told apart in names of models: rename one")
+        if not name:
+            raise BadDataset(
+                request.dataset,
+                f"column {target!r} has no letter A-Z a-z and no digit, so that no model can be named after it: rename "
+                "it, or name other columns as targets",
+            )
+        if name in names:
+            raise BadDataset(
+                request.dataset,
+                f"columns {names[name]!r} and {target!r} cannot be told apart in names of models: rename one",
+            )
         names[name] = target
     return targets
 
 
 def _problem(table: str, found: Table, at: int) -> Problem:
     target, others = found.columns[at], [number for number in range(len(found.columns)) if number != at]
-    ignored = [number for number in others if len(found.columns[number].categories or ()) > MAX_CATEGORIES]
+    ignored = [
+        number
+        for number in others
+        if len(found.columns[number].categories or ()) > MAX_CATEGORIES or _is_prose(found.columns[number].categories)
+    ]
     others = [number for number in others if number not in ignored]
-    known = np.isfinite(found.values[:, at])
+    known = np.isfinite(as_float32(found.values[:, at]))
     label = found.values[known, at]
     classes = target.categories
     if classes is not None:
@@ -187,11 +201,15 @@ def _problem(table: str, found: Table, at: int) -> Problem:
     return Problem(f"{table}/{model_target(target.name)}", schema, np.ascontiguousarray(features), label)
 
 
+def _is_prose(texts: Sequence[str] | None) -> bool:
+    return sum(map(len, texts or ())) > MAX_TEXT
+
+
 def _too_poor(problem: Problem) -> str | None:
     """Why a target cannot be trained, if it cannot."""
     rows = len(problem.label)
     if not problem.schema.columns:
-        return f"all other columns hold more than {MAX_CATEGORIES} different texts"
+        return f"all other columns hold more than {MAX_CATEGORIES} different texts, or prose"
     if rows < MIN_ROWS:
         return f"{rows} rows with a known value, {MIN_ROWS} needed"
     if problem.schema.classes is None:
@@ -200,6 +218,8 @@ def _too_poor(problem: Problem) -> str | None:
         return "all rows have the same value"
     if problem.classes > MAX_CLASSES:
         return f"{problem.classes} different texts, {MAX_CLASSES} at most can be predicted"
+    if _is_prose(problem.schema.classes):
+        return f"its different texts have over {MAX_TEXT} characters: prose cannot be predicted"
     return None
 
 

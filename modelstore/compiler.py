@@ -144,9 +144,10 @@ def _base_margins(booster: Booster, document: dict[str, Any], outputs: int) -> N
 
 
 def _without_trees(document: dict[str, Any], outputs: int) -> dict[str, Any]:
-    """The model with one tree per output that is a single leaf of 0.
+    """The model with one tree per output that is a single leaf of -0.0: adding that leaves the bits of any number.
 
-    Not without any: XGBoost takes a model that has none for untrained, and leaves out the link.
+    Adding 0.0 would turn a margin of -0.0, the logit of one half, into 0.0. Not without any tree: XGBoost takes such a
+    model for untrained, and leaves out the link.
     """
     learner = document["learner"]
     booster = learner["gradient_booster"]
@@ -156,7 +157,7 @@ def _without_trees(document: dict[str, Any], outputs: int) -> dict[str, Any]:
     }
     stump |= {name: [] for name in stump if name.startswith("categories")}
     stump |= {"left_children": [_LEAF], "right_children": [_LEAF], "parents": [_NO_PARENT], "split_type": [0]}
-    stump |= {"split_conditions": [0.0], "base_weights": [0.0]}
+    stump |= {"split_conditions": [-0.0], "base_weights": [-0.0]}
     stump["tree_param"] = dict(stump["tree_param"], num_nodes="1", num_deleted="0")
     bare = model | {
         "trees": [stump | {"id": number} for number in range(outputs)],

@@ -66,7 +66,7 @@ class ExportedModel:
         if matrix.ndim == 1:
             matrix = matrix[None]
         index = np.arange(len(matrix))
-        return self._pack.margins(matrix, index, np.zeros(len(matrix), np.int64))
+        return self._pack.margins(matrix, index, np.zeros(len(matrix), np.int64), self._pack.n_outputs(0))
 
     def predict(self, rows: ArrayLike) -> NDArray[np.float32]:
         """What XGBoost's `predict` gives: values, or for a classification probabilities, float32 (n,) or (n, classes).

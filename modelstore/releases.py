@@ -233,7 +233,8 @@ class Releases:
             for switch in history:
                 if switch.number == int(text):
                     return switch.id
-        elif is_prefix(text):
+        # An id may begin with nothing but decimal digits.
+        if is_prefix(text):
             known = candidates | {switch.id for switch in history}
             ids = sorted(release for release in known if release.startswith(text))
             if len(ids) == 1:

@@ -57,12 +57,15 @@ def ranges(numbers: Sequence[int]) -> str:
 def _aliased(client: redis.Redis, keys: Keys, name: str, alias: str) -> str:
     releases = Releases(client, keys)
     current = releases.current()
-    if current is None:
-        raise NotFound(f"{name}@{alias}: there is no release yet; write {name}@{LATEST} for the newest version")
-    digest = releases.get(current.id).aliases.get((name, alias))
-    if digest is None:
-        raise NotFound(f"release {current.number} has no {name}@{alias}; write {name}@{LATEST} for the newest version")
-    return digest
+    digest = releases.get(current.id).aliases.get((name, alias)) if current is not None else None
+    if digest is not None:
+        return digest
+    if client.zscore(keys.models, name) is None:
+        raise NotFound(f"the store holds no version of {name}; `red10 model list` shows what it holds")
+    lacks = f"{name}@{alias}: there is no release yet"
+    if current is not None:
+        lacks = f"release {current.number} has no {name}@{alias}"
+    raise NotFound(f"{lacks}; write {name}@{LATEST} for the newest version")
 
 
 def _only(ref: VersionRef, found: Sequence[str]) -> str:

@@ -21,9 +21,9 @@ from typing import cast
 
 import redis
 
-from modelstore.errors import InUse, NotFound, ReleaseConflict
+from modelstore.errors import BadModel, InUse, NotFound, ReleaseConflict
 from modelstore.index import index_arguments, index_keys, script
-from modelstore.release import ReleaseInfo
+from modelstore.release import Aliases, ReleaseInfo
 from modelstore.releases import HISTORY, TRIES, Releases
 from streams.keys import Keys
 
@@ -127,15 +127,23 @@ class Retention:
         there: list[str] = []
         for release in ids:
             try:
-                aliases = self._releases.get(release).aliases
+                aliases = self._aliases(release)
             except NotFound:
-                if current is not None and release == current.id:
+                # That in force may have been removed after a switch: the scripts see it too, and all is decided anew.
+                if current is not None and release == current.id and self._releases.current() == current:
                     raise
                 continue
             there.append(release)
             by |= {digest: (f"{name}@{alias}", release) for (name, alias), digest in aliases.items()}
         newest = str(candidates[0][1]) if candidates else ""
         return Needed(MappingProxyType(by), tuple(there), current, (len(candidates), newest))
+
+    def _aliases(self, release: str) -> Aliases:
+        try:
+            return self._releases.get(release).aliases
+        except BadModel:
+            # It lacks a base, perhaps because somebody is removing it: it went before the base, and is gone by now.
+            return self._releases.get(release).aliases
 
     def remove(self, names: Mapping[str, str]) -> None:
         """Remove versions (digest -> model's name), one after the other; one that is gone is passed over.

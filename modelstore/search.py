@@ -131,6 +131,9 @@ def _digests(client: redis.Redis, keys: Keys, read: _Read, rows: NDArray[np.int6
 
 def _plan(query: Query, show: Sequence[str]) -> _Plan:
     conditions = parse_where(query.where)
+    if isinstance(query.tags, str):
+        # Else each of its letters would be taken for a tag.
+        raise BadQuery(f"tags are a list: tags=[{query.tags[:80]!r}]")
     for tag in query.tags:
         parse_tag(tag)
     if query.limit is not None and query.limit < 0:

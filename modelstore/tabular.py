@@ -42,8 +42,12 @@ def number_of(cell: object) -> float | None:
         return math.nan
     if isinstance(cell, bool):
         return None
-    if isinstance(cell, int | float | np.number):
-        return float(cell)
+    if isinstance(cell, int | float | np.integer | np.floating):
+        try:
+            return float(cell)
+        except OverflowError:
+            # A whole number beyond any float.
+            return math.nan
     text = str(cell).strip()
     if text.lower() in NO_NUMBER:
         return math.nan
@@ -160,6 +164,11 @@ class TableSchema:
         names = [column.name for column in self.columns]
         known = {*names, self.target, *self.ignored}
         for number, row in enumerate(rows, 1):
+            if not isinstance(row, Mapping):
+                raise BadRows(
+                    f"row {number} does not name its columns: rows are a list of {{column: cell}}, of a DataFrame "
+                    'df.to_dict("records")'
+                )
             missing = [name for name in names if name not in row]
             unknown = [name for name in row if name not in known]
             if missing or unknown:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from modelstore.errors import BadModel
 from modelstore.forest import Forest
-from modelstore.manifest import Manifest, Serving
+from modelstore.manifest import MAX_MANIFEST, Manifest, Serving
 
 #: The parts in the order in which they are hashed; also the names of their fields in Redis.
 PARTS = ("manifest", "serving", "forest", "ubj")
@@ -136,7 +136,7 @@ class NewVersion:
         digest: the version's identity, 64 hex digits.
 
     Raises:
-        BadModel: manifest and serving block contradict each other.
+        BadModel: manifest and serving block contradict each other, or the manifest is too large to be read again.
     """
 
     manifest: Manifest = field(compare=False)
@@ -155,7 +155,13 @@ class NewVersion:
             )
         if self.serving.low.shape != self.serving.high.shape or self.serving.low.ndim != 1:
             raise BadModel(f"{name}: the serving block needs one low and one high per feature")
-        object.__setattr__(self, "parts", self.raw().parts)
+        raw = self.raw()
+        if len(raw.manifest) > MAX_MANIFEST:
+            raise BadModel(
+                f"{name}: its manifest has {len(raw.manifest):,} bytes, {MAX_MANIFEST:,} at most can be stored: train "
+                "on fewer columns or shorter texts"
+            )
+        object.__setattr__(self, "parts", raw.parts)
         object.__setattr__(self, "digest", digest_of(self.parts))
 
     def raw(self) -> RawVersion:

@@ -86,7 +86,12 @@ def read_rows(given: Sequence[str]) -> list[dict[str, object]]:
         raise BadInput(
             f"{wrong[:80]!r} is no row: write COLUMN=VALUE for each column, JSON, or a .csv, .parquet or .json"
         )
-    return [{name.strip(): value for name, _, value in cells}]
+    row: dict[str, object] = {}
+    for name, _, value in cells:
+        if name.strip() in row:
+            raise BadInput(f"{name.strip()[:80]} is given twice; several rows are given as JSON or in a file")
+        row[name.strip()] = value
+    return [row]
 
 
 def _from_json(text: str, what: str) -> list[dict[str, object]]:
@@ -121,6 +126,8 @@ def _from_table(path: Path) -> list[dict[str, object]]:
 
     # The user's own file: it may lie anywhere.
     whole = path.resolve()
+    if not whole.is_file():
+        raise BadInput(f"{path}: there is no such file here")
     return parse_rows(read_dataset(str(whole), Roots((whole.parent,), 1024 * MIB)), MAX_ROWS)
 
 

@@ -33,6 +33,9 @@ DATA = "Data"
 MODELS = "Models"
 LOOK = "Look"
 
+#: Packages of the project: one of them that lacks a module is broken, and no extra mends that.
+OWN = ("red10", "streams", "modelstore", "producers", "consumers", "ops")
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 #: Options of `red10` itself and of every command, by setting.
@@ -83,14 +86,15 @@ class Session:
         """Standard output."""
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=False)
+        # No emoji: `:b:` may stand in a name.
+        return Console(highlight=False, soft_wrap=False, emoji=False)
 
     @property
     def err(self) -> Console:
         """Standard error."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False)
+        return Console(stderr=True, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
         """Tell people something that is no result."""
@@ -137,6 +141,12 @@ def reporting(debug: bool) -> Iterator[None]:
         for text in (str(error), *getattr(error, "__notes__", ())):
             sys.stderr.write(f"red10: {text}\n")
         raise typer.Exit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if debug or name in ("", *OWN):
+            raise
+        sys.stderr.write(f"red10: this needs {name}, which is not installed: pip install 'red10[all]'\n")
+        raise typer.Exit(Red10Error.exit_code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

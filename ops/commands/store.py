@@ -31,14 +31,29 @@ KeepReleasesOption = Annotated[
 
 @contextmanager
 def open_store(session: Session, **more: object) -> Iterator[tuple[ModelStore, Settings]]:
-    """The store of the tenant, and the settings; `more` are flags of the command itself."""
+    """The store of the tenant, and the settings; `more` are flags of the command itself.
+
+    Raises:
+        ConfigurationError: models come from a snapshot, and the command is none that only reads.
+    """
+    from redis.exceptions import NoPermissionError
+
     from modelstore.store import ModelStore
+    from ops.snapshot_source import is_snapshot
     from streams.clients import connect, translate
+    from streams.errors import ConfigurationError
     from streams.keys import Keys
 
     settings, _ = session.load(**more)
     with session.roles(settings, "models") as roles, connect(roles.models_url) as client, translate(roles.models_url):
-        yield ModelStore(client, Keys(settings.tenant)), settings
+        try:
+            yield ModelStore(client, Keys(settings.tenant)), settings
+        except NoPermissionError as error:
+            if not is_snapshot(settings.models_url):
+                raise
+            raise ConfigurationError(
+                f"models_url names a snapshot, in which nothing can be changed ({error}): name a models Redis"
+            ) from error
 
 
 def save(store: ModelStore) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.identity import trainer_name
+from consumers.identity import trainer_name, trainer_runs
 
 HOLD = """
 import sys
@@ -29,6 +29,15 @@ def test_no_two_trainers_of_a_directory_have_one_name_and_a_later_one_takes_over
     with trainer_name(tmp_path) as again:
         assert again == first
     assert re.fullmatch(r".+-trainer-[0-9a-f]{8}", first)
+
+
+def test_whether_a_trainer_runs_is_seen_and_looking_is_no_trainer(tmp_path: Path) -> None:
+    assert not trainer_runs(tmp_path / "nowhere")
+    with trainer_name(tmp_path) as first:
+        assert trainer_runs(tmp_path)
+    assert not trainer_runs(tmp_path)
+    with trainer_name(tmp_path) as again:
+        assert again == first
 
 
 def test_the_name_of_a_killed_trainer_is_free_at_once(tmp_path: Path) -> None:

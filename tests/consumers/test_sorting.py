@@ -84,13 +84,15 @@ def test_a_table_is_named_after_its_file_unless_the_request_names_it() -> None:
 
 @pytest.mark.parametrize("name", ["my data.csv", "../.csv", "SPY:1m.csv", ".csv", "a" * 65 + ".csv"])
 def test_a_file_that_cannot_name_a_table_is_refused_with_what_to_do(name: str) -> None:
-    assert "give another one as `table`" in refusal(kind="train_table", dataset=name).reason
+    found = refusal(kind="train_table", dataset=name)
+    assert "give another one as `table` (`red10 train FILE --table NAME`)" in found.reason
 
 
 def test_what_is_no_request_is_refused_with_what_is_wrong_and_its_id() -> None:
     assert "dataset" in refusal(kind="train_table").reason
     assert "no target is named" in refusal(kind="train_table", dataset="a.csv", targets="[]").reason
-    assert refusal(kind="dance", series="SPY:1d", id="x").id == "x"
+    found = refusal(kind="dance", series="SPY:1d", id="x")
+    assert (found.id, found.reason) == ("x", "kind is 'dance': it can be train, train_table or predict")
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,22 @@ def test_two_classes_have_two_probabilities(tmp_path: Path) -> None:
     assert found.probabilities[0, 0] > 0.9
 
 
+def test_as_many_rows_of_each_of_two_classes_can_be_trained_on(tmp_path: Path) -> None:
+    # In this one a leaf of the first tree is 0, and so is the margin that the classes begin with: both with a minus.
+    lot = np.random.default_rng(11)
+    rows = [(value, "no" if number % 2 else "yes") for number, value in enumerate(lot.normal(size=40).tolist())]
+    version = fit(write(tmp_path / "t.csv", "n,answer", rows), ("answer",))["answer"]
+    assert version.manifest.golden["margins"]
+
+
+def test_numbers_that_no_float32_holds_are_missing_as_targets_too(tmp_path: Path) -> None:
+    rows = [(1e300 if number % 4 == 0 else number, "1" + "0" * 300, number) for number in range(100)]
+    path = write(tmp_path / "t.csv", "some,all,n", rows)
+    found = fit_table(TableFit(path.name, Roots((tmp_path,), MIB), "t", None, 0))
+    assert found.skipped == {"all": "0 rows with a known value, 20 needed"}
+    assert found.versions[0].manifest.dataset["rows"] == 75
+
+
 def test_a_text_column_is_a_feature_by_the_codes_that_the_manifest_tells(tmp_path: Path) -> None:
     price = {"red": 10.0, "green": 20.0, "blue": 40.0}
     rows = [(colour, price[colour]) for _ in range(20) for colour in price]
@@ -204,6 +220,18 @@ def test_names_are_no_features_and_stay_out_of_the_manifest(tmp_path: Path, monk
     assert "all other columns hold more than 20" in found.skipped["b"]
 
 
+def test_prose_is_neither_feature_nor_target_and_stays_out_of_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_fit, "MAX_TEXT", 100)
+    rows = [("long " * 5 + "abcde"[number % 5], number % 20, 2 * (number % 20)) for number in range(60)]
+    path = write(tmp_path / "t.csv", "text,a,b", rows)
+    found = fit_table(TableFit(path.name, Roots((tmp_path,), MIB), "t", None, 0))
+    assert found.skipped == {"text": "its different texts have over 100 characters: prose cannot be predicted"}
+    assert [version.manifest.feature_set["ignored"] for version in found.versions] == [["text"]] * 2
+    assert not any("long" in version.manifest.canonical().decode() for version in found.versions)
+
+
 def test_a_class_of_one_row_is_trained_on(tmp_path: Path) -> None:
     rows = [(number, "rare" if number == 7 else "ab"[number % 2]) for number in range(60)]
     version = fit(write(tmp_path / "t.csv", "n,kind", rows), ("kind",))["kind"]
@@ -230,7 +258,7 @@ def test_unknown_columns_and_names_that_collide_are_refused(tmp_path: Path) -> N
     rows = [(number, number) for number in range(30)]
     with pytest.raises(BadDataset, match="'a b' and 'a/b' cannot be told apart"):
         fit(write(tmp_path / "t.csv", "a b,a/b", rows))
-    with pytest.raises(BadDataset, match="column '%'"):
+    with pytest.raises(BadDataset, match="column '%' has no letter"):
         fit(write(tmp_path / "u.csv", "%,b", rows))
     with pytest.raises(BadDataset, match="it has no others"):
         fit(write(tmp_path / "v.csv", "a", [(1,)] * 30))

@@ -57,6 +57,15 @@ def test_a_model_without_trees_predicts_its_base(objective: str, base_score: flo
     np.testing.assert_array_equal(ForestPack.build([blob]).margins(ROWS, *ALL), margins_of(booster, ROWS))
 
 
+def test_a_margin_of_minus_zero_keeps_its_sign() -> None:
+    # As many of each class, and nothing to tell them apart by: the logit of one half is -0.0, and so is every leaf.
+    data = xgboost.DMatrix(np.zeros((20, 6), np.float32), label=np.arange(20) % 2)
+    booster = xgboost.train({"nthread": 1, "objective": "binary:logistic"}, data, 1)
+    expected = margins_of(booster, ROWS)
+    assert np.signbit(expected).all()
+    assert ForestPack.build([compile_booster(booster)]).margins(ROWS, *ALL).tobytes() == expected.tobytes()
+
+
 def test_a_booster_with_feature_names_is_compiled() -> None:
     data = xgboost.DMatrix(ROWS, label=labels_of(ROWS, 1), feature_names=list("abcdef"))
     booster = xgboost.train({"nthread": 1}, data, 5)

@@ -191,7 +191,7 @@ def test_nothing_is_written_over_unless_asked_for(store: ModelStore, tmp_path: P
 
 
 def test_what_cannot_be_exported_leaves_no_file(store: ModelStore, client: redis.Redis, tmp_path: Path) -> None:
-    for what, told in (("QQQ:1m", "no models of a series"), ("QQQ:1m/close_5", "no QQQ:1m/close_5@champion")):
+    for what, told in (("QQQ:1m", "no models of a series"), ("QQQ:1m/close_5", "no version of QQQ:1m/close_5")):
         with pytest.raises((BadName, NotFound), match=told):
             store.export(what, tmp_path / "e")
     with pytest.raises(NotFound, match="no version of QQQ:1m/close_5"):
@@ -531,6 +531,7 @@ def test_an_exported_classifier_gives_probabilities(store: ModelStore, tmp_path:
     store.export(version.digest, tmp_path / "e")
     model = load_export(tmp_path / "e")["iris/species"]
     np.testing.assert_allclose(model.predict(rows), booster.predict(xgboost.DMatrix(rows)), rtol=1e-6)
+    assert model.predict(rows[:0]).shape == (0, 3)
 
 
 def test_an_export_needs_no_more_than_the_base_install(store: ModelStore, tmp_path: Path) -> None:

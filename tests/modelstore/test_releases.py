@@ -384,6 +384,13 @@ def test_releases_are_found_by_number_and_by_the_beginning_of_their_id(releases:
             releases.find(text)
 
 
+def test_a_release_whose_id_begins_with_decimal_digits_is_found_by_them(releases: Releases) -> None:
+    digest = DIGESTS[NAMES[0], 0]
+    sets = ({(NAMES[0], f"x{number}"): digest} for number in range(10_000))
+    waiting = releases.put_candidate(next(found for found in sets if release_id(found)[:8].isdigit()))
+    assert releases.find(waiting[:8]) == waiting
+
+
 def test_switching_follows_a_simple_model(server: Server) -> None:
     """Any order of promotions, conflicts, rollbacks, and forgetful readers gives what a dictionary would."""
 

@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import redis
@@ -164,6 +164,34 @@ def test_a_release_in_force_that_is_gone_stops_it_too(store: ModelStore) -> None
     with pytest.raises(NotFound, match=info.id[:12]):
         fresh.prune(1)
     assert left(store) == [*range(6)]
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_two_that_remove_at_once_find_nothing_damaged(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Whatever one has read when the other switches and removes, it decides anew, and calls nothing damaged."""
+    # Every second release is whole, so that bases go too.
+    monkeypatch.setattr("modelstore.releases.CHAIN", 2)
+    for seed in range(4):
+        store.releases.promote(champions(seed), who="t", why="")
+    one, other = ModelStore(store.client, store.keys), ModelStore(store.client, store.keys)
+    hmget, calls = store.client.hmget, 0
+
+    def in_between(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            for seed in range(4):
+                other.releases.promote(champions(5, seed), who="t", why="")
+            other.prune(1, keep_releases=1)
+        return hmget(*args)
+
+    monkeypatch.setattr(store.client, "hmget", in_between)
+    one.prune(1, keep_releases=3)
+    monkeypatch.undo()
+    assert other.releases.get(other.releases.find("8")).aliases == champions(5, 3)
+    check_whole(store.client, store.keys)
 
 
 def test_versions_that_a_running_import_needs_stay(store: ModelStore) -> None:

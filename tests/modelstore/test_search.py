@@ -113,6 +113,8 @@ def test_a_metric_that_no_version_has_is_told_with_those_that_there_are(store: M
         store.search(Query(limit=-1))
     with pytest.raises(BadName, match="cannot be a tag"):
         store.search(Query(tags=("a b",)))
+    with pytest.raises(BadQuery, match="tags are a list"):
+        store.search(Query(tags="deprecated"))
 
 
 def test_what_is_not_known_fulfils_nothing_and_comes_last(store: ModelStore) -> None:

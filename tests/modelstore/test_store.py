@@ -56,6 +56,12 @@ def test_what_was_stored_is_what_is_read(store: ModelStore, versions: list[NewVe
         assert blobs.created_ms == info.created_ms
 
 
+def test_a_manifest_that_could_not_be_read_again_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelstore.version.MAX_MANIFEST", 100)
+    with pytest.raises(BadModel, match="100 at most can be stored"):
+        made_up("SPY:1m/close_5", 1)
+
+
 def test_storing_again_changes_nothing(store: ModelStore, client: redis.Redis, versions: list[NewVersion]) -> None:
     first = store.put_many(versions)
     before = contents(client)

@@ -15,7 +15,7 @@ from tests.modelstore.made import fitted
 SCHEMA = TableSchema((Column("size"), Column("colour", ("blue", "red", "true"))), "price")
 
 
-@pytest.mark.parametrize("cell", [None, "", " ", "NA", "n/a", "NaN", "null", "None", "?", math.nan])
+@pytest.mark.parametrize("cell", [None, "", " ", "NA", "n/a", "NaN", "null", "None", "?", math.nan, 10**400])
 def test_what_means_that_there_is_no_number_is_missing(cell: object) -> None:
     found = number_of(cell)
     assert found is not None
@@ -67,6 +67,12 @@ def test_rows_are_encoded_in_the_order_of_the_columns_whatever_theirs() -> None:
 def test_a_row_of_other_columns_is_refused_with_the_expected_ones(row: dict[str, Any], said: str) -> None:
     with pytest.raises(BadRows, match=re.escape(said)):
         SCHEMA.encode([{"size": 1, "colour": "red"}, row])
+
+
+@pytest.mark.parametrize("rows", [{"size": 1, "colour": "red"}, [[1, "red"]]])
+def test_rows_that_do_not_name_their_columns_are_refused_with_how_to_write_them(rows: Any) -> None:
+    with pytest.raises(BadRows, match="does not name its columns"):
+        SCHEMA.encode(rows)
 
 
 def test_ignored_columns_and_the_target_may_be_there_or_not() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import orjson
 import pytest
 import redis
+import typer
 from typer.testing import CliRunner, Result
 
 from modelstore.store import ModelStore
 from modelstore.version import NewVersion
 from ops.commands.model import flatten
+from ops.commands.session import Session, reporting
 from streams.keys import Keys
 from tests.conftest import binary_of
 from tests.consumers.test_checker import with_golden
@@ -362,6 +364,19 @@ def test_a_command_says_when_what_it_did_is_not_saved(
     assert store.resolve(f"{NAME}@champion") == DIGESTS[1]
 
 
+def test_a_snapshot_can_be_looked_at_and_what_would_change_it_says_so(store: ModelStore, server: Server) -> None:
+    store.client.save()
+
+    def run(*args: str) -> Result:
+        return CliRunner().invoke(app, [*args, "--models-url", f"rdb://{server.directory}/dump.rdb"])
+
+    assert NAME in run("model", "list").stdout
+    for change in (("model", "tag", NAME, "x"), ("release", "promote", f"{NAME}@challenger"), ("model", "prune")):
+        told = refused(run(*change))
+        assert "a snapshot, in which nothing can be changed" in told
+        assert "password" not in told
+
+
 def test_where_there_is_nothing_the_way_on_is_told(red10: Red10, client: redis.Redis) -> None:
     assert "No version fulfils this" in red10("model", "search").stdout
     assert "red10 train" in refused(red10("release", "diff"))
@@ -370,3 +385,20 @@ def test_where_there_is_nothing_the_way_on_is_told(red10: Red10, client: redis.R
     assert "knows no release '1'" in refused(red10("release", "promote", "1"))
     assert "no models of a series" in refused(red10("model", "export", "SPY:1d", "x"))
     assert "0 versions and 0 releases removed" in red10("model", "prune").stdout
+
+
+def test_a_library_that_is_not_installed_is_told_with_the_way_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, reporting(debug=False):
+        raise ModuleNotFoundError("No module named 'faust'", name="faust.types")
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == "red10: this needs faust, which is not installed: pip install 'red10[all]'\n"
+    with pytest.raises(ModuleNotFoundError), reporting(debug=False):
+        raise ModuleNotFoundError("No module named 'streams.gone'", name="streams.gone")
+
+
+def test_names_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session({})
+    session.text("a:b: [red]is text[/red]")
+    session.say("a:b: [red]is text[/red]")
+    told = capsys.readouterr()
+    assert told.out == told.err == "a:b: [red]is text[/red]\n"
