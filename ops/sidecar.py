@@ -45,7 +45,7 @@ dbfilename dump.rdb
 rdbchecksum yes
 sanitize-dump-payload yes
 maxmemory-policy noeviction
-user default on nopass ~* &* -@all +@read +@connection +@pubsub +info
+user default on nopass ~* &* -@all +@read +@connection +@pubsub +info +multi +exec +discard
 """
 
 

@@ -21,7 +21,7 @@ from redis.exceptions import NoPermissionError
 from modelstore.follow import Follower
 from modelstore.loaded import LoadedRelease
 from modelstore.releases import Releases
-from modelstore.store import ModelStore
+from modelstore.store import ModelStore, Query
 from ops.embedded import open_roles, refuse_snapshot
 from ops.errors import SnapshotError
 from ops.snapshot_server import SnapshotServer
@@ -141,6 +141,7 @@ def test_a_snapshot_is_a_store_that_can_be_read_and_not_written(
             store, releases = ModelStore(client, KEYS), Releases(client, KEYS)
             assert store.resolve(NAME) == VERSIONS[1].digest
             assert store.verify(VERSIONS[1].digest).name == NAME
+            assert VERSIONS[1].digest in [found.info.digest for found in store.search(Query())]
             for write in (
                 lambda: store.put_many([VERSIONS[2]]),
                 lambda: releases.promote({(NAME, "champion"): VERSIONS[0].digest}, who="t", why=""),
