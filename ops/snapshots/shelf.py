@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.errors import SnapshotError
-from ops.snapshots.manifest import MAX_MANIFEST, SnapshotManifest, decode_manifest, is_id, taken_of
+from ops.snapshots.manifest import MAX_MANIFEST, SnapshotManifest, decode_manifest, is_environment, is_id, taken_of
 from streams.settings import Settings
 
 DATA, MANIFEST, REPORT = "models.rdb", "manifest.json", "report.json"
@@ -102,8 +102,9 @@ class Shelf:
         return sorted(found, key=lambda listed: (listed.id, listed.environment), reverse=True)
 
     def _directories(self, environment: str | None) -> Iterator[Path]:
-        for parent in self.directory.glob(environment or "[!.]*"):
-            yield from (path for path in parent.glob("*") if is_id(path.name))
+        names = [path.name for path in self.directory.glob("*")] if environment is None else [environment]
+        for name in filter(is_environment, names):
+            yield from (path for path in (self.directory / name).glob("*") if is_id(path.name))
 
     def find(self, text: str, environment: str | None = None) -> Snapshot:
         """The snapshot that a text means: `latest`, an id or its beginning, `ENVIRONMENT/ID`, or a directory.
@@ -118,7 +119,11 @@ class Shelf:
             return read_snapshot(Path(text).absolute())
         before, slash, name = text.rpartition("/")
         listed = choose(self.list(before if slash else environment), name, f"in {self.directory}")
-        return read_snapshot(self.place(listed.environment, listed.id))
+        found = read_snapshot(self.place(listed.environment, listed.id))
+        if (found.manifest.environment, found.manifest.id) != (listed.environment, listed.id):
+            told = f"{found.manifest.environment}/{found.manifest.id}"
+            raise SnapshotError(f"{found.path} holds snapshot {told}: give the directory that name")
+        return found
 
     def remove(self, environment: str, snapshot: str) -> None:
         """Remove a snapshot: from one moment to the next it is none any more, whatever happens then.

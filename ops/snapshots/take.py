@@ -29,6 +29,7 @@ from ops.snapshots.manifest import SnapshotManifest, SnapshotServerVersion, Snap
 from ops.snapshots.rdb import check_form, read_head
 from ops.snapshots.replication import receive
 from ops.snapshots.shelf import DATA, MANIFEST, Shelf, Snapshot, read_snapshot
+from streams.clients import connect
 from streams.keys import Keys
 from streams.settings import Settings
 
@@ -46,8 +47,10 @@ def take(
 
     Raises:
         SnapshotError: it cannot be taken, or is not sound; nothing is left.
-        Refused: the server holds no models.
+        Refused: the server holds no models, or the URL names another database of it than the first.
     """
+    with connect(url) as client:
+        _check_database(client)
     shelf = Shelf.of(settings)
     parent = shelf.directory / settings.environment
     try:
@@ -87,6 +90,16 @@ def take(
         ) from error
 
 
+def _check_database(client: redis.Redis) -> None:
+    """A snapshot is of the whole server, and what it says of models is said of those in database 0."""
+    database = client.connection_pool.connection_kwargs.get("db") or 0
+    if database != 0:
+        raise Refused(
+            f"models_url names database {database}: a snapshot holds a whole server, and its models have to be in "
+            "database 0; give each environment's models a server of their own"
+        )
+
+
 def _contents(data: Path, settings: Settings) -> tuple[str | None, tuple[SnapshotTenant, ...]]:
     with loaded(data, settings) as client:
         try:
@@ -102,8 +115,9 @@ def plan_take(client: redis.Redis, settings: Settings) -> dict[str, object]:
     """What `take` would do, without doing it.
 
     Raises:
-        Refused: the server holds no models.
+        Refused: as of `take`.
     """
+    _check_database(client)
     tenants = tenants_of(client)
     if not tenants:
         raise Refused("this Redis holds no models, so there is nothing to take a snapshot of: look at models_url")

@@ -20,7 +20,7 @@ from ops.snapshots.manifest import decode_manifest, id_of, taken_of
 from ops.snapshots.rdb import read_head
 from ops.snapshots.replication import receive
 from ops.snapshots.shelf import Shelf, read_snapshot
-from ops.snapshots.take import take
+from ops.snapshots.take import plan_take, take
 from streams.errors import Red10Error
 from streams.keys import Keys
 from tests.conftest import binary_of
@@ -221,3 +221,19 @@ def test_a_manifest_that_contradicts_itself_is_refused(server: Server, client: r
     ):
         with pytest.raises(SnapshotError, match="here is no manifest"):
             decode_manifest(raw.replace(old, new), "here")
+
+
+def test_another_database_than_the_first_is_refused(server: Server, client: redis.Redis, tmp_path: Path) -> None:
+    """The manifest would tell of the models in database 0, which are somebody else's."""
+    fill(client)
+    url = f"{server.url}?db=3"
+    with redis.Redis.from_url(url) as other:
+        fill(other, 1)
+        try:
+            with pytest.raises(Refused, match="database 3"):
+                plan_take(other, settings_of(tmp_path))
+            with pytest.raises(Refused, match="database 3"):
+                take(url, settings_of(tmp_path))
+        finally:
+            other.flushdb()
+    assert not (tmp_path / "snapshots").exists()
