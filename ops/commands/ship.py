@@ -186,13 +186,15 @@ def snapshot_prune(
     """Remove old snapshots, but none that a kept release of this environment, or another environment, came from."""
     from ops.commands.store import progress
     from ops.snapshots.archive import Archive
-    from ops.snapshots.prune import prune_archive, prune_shelf, superfluous, used_snapshots
+    from ops.snapshots.prune import prune_archive, prune_shelf, superfluous, used_snapshots, with_records
     from ops.snapshots.shelf import Shelf
 
     settings, _ = session.load(keep_snapshots=keep, keep_snapshots_days=keep_days)
     now_ms = time.time_ns() // 1_000_000
     place: Archive | Shelf = Archive.of(settings) if archive else Shelf.of(settings)
     listed = place.list()
+    if not archive and settings.archive is not None:
+        listed = with_records(listed, Archive.of(settings).list())
     gone = superfluous(
         listed,
         keep=settings.keep_snapshots,
@@ -203,9 +205,9 @@ def snapshot_prune(
     )
     told = None if json else progress(session, "removed")
     if not dry_run and isinstance(place, Archive):
-        prune_archive(place, gone, now_ms, told)
+        gone = prune_archive(place, gone, now_ms, session.say, told)
     elif not dry_run and isinstance(place, Shelf):
-        prune_shelf(place, gone, told)
+        gone = prune_shelf(place, gone, told)
     if json:
         names = [f"{one.environment}/{one.id}" for one in gone]
         session.json({"removed": names, "kept": len(listed) - len(gone), "dry_run": dry_run})

@@ -50,8 +50,8 @@ class Bucket:
         """The URL of an object."""
         return f"s3://{self.name}/{key}"
 
-    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Keys that begin so, and the sizes of their objects.
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, int]]:
+        """Keys that begin so, the sizes of their objects, and when they were written, epoch ms.
 
         Raises:
             ArchiveError: the bucket cannot be listed.
@@ -59,7 +59,31 @@ class Bucket:
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             for one in (one for page in pages for one in page.get("Contents", ())):
-                yield one["Key"], one["Size"]
+                yield one["Key"], one["Size"], int(one["LastModified"].timestamp() * 1000)
+
+    def uploads(self, prefix: str) -> Iterator[tuple[str, str, int]]:
+        """Uploads in parts that were not completed: key, id, and when they were begun, epoch ms.
+
+        Raises:
+            ArchiveError: the store does not say.
+        """
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
+            for one in (one for page in pages for one in page.get("Uploads", ())):
+                yield one["Key"], one["UploadId"], int(one["Initiated"].timestamp() * 1000)
+
+    def abort(self, key: str, upload: str) -> None:
+        """Give an upload in parts up, if there is one of this id: the store drops its parts.
+
+        Raises:
+            ArchiveError: the store refuses.
+        """
+        with self._errors(key):
+            try:
+                self._client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
+            except Exception as error:
+                if error_code(error) != "NoSuchUpload" and not missing(error):
+                    raise
 
     def read(self, key: str, most: int) -> bytes | None:
         """A small object of at most so many bytes; `None` if there is none.
@@ -230,6 +254,9 @@ class Bucket:
         except (OSError, orjson.JSONDecodeError, AttributeError, KeyError):
             return None, {}
         if found != about:
+            # Of this file under other settings: nobody would come back to it.
+            if (found.get("bucket"), found.get("key")) == (self.name, key):
+                self.abort(key, upload)
             return None, {}
         try:
             pages = self._client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload)

@@ -39,7 +39,7 @@ from ops.snapshots.files import hash_file
 from ops.snapshots.loaded import loaded
 from ops.snapshots.promotions import Promoted, record
 from ops.snapshots.report import relied_on
-from ops.snapshots.shelf import Snapshot
+from ops.snapshots.shelf import Snapshot, in_use
 from ops.snapshots.verify import last_report, verify
 from streams.keys import Keys
 from streams.settings import Settings
@@ -132,7 +132,7 @@ class Promoter:
         before = self._store.releases.current()
         if parent is not None and (before is None or before.id != parent):
             raise Refused(str(told(self._store.releases, ReleaseConflict(parent, before.id if before else None))))
-        with loaded(snapshot.data, self._settings) as client:
+        with in_use(snapshot), loaded(snapshot.data, self._settings) as client:
             source = ModelStore(client, Keys(self._settings.tenant))
             release = source.releases.get(models.release.id)
             compared = self._check_fit(source, release, before, runs)
@@ -143,21 +143,21 @@ class Promoter:
                 return found
             self._check_room(snapshot, len(missing))
             info, already = self._carry_over(source, release, missing, before, name, who, why, progress)
-        record(
-            Promoted(
-                snapshot=name,
-                environment=self._settings.environment,
-                tenant=self._settings.tenant,
-                release=info.id,
-                number=info.number,
-                who=who,
-                why=why,
-                created_ms=info.created_ms,
-            ),
-            snapshot,
-            self._settings,
-            self._say,
-        )
+            record(
+                Promoted(
+                    snapshot=name,
+                    environment=self._settings.environment,
+                    tenant=self._settings.tenant,
+                    release=info.id,
+                    number=info.number,
+                    who=who,
+                    why=why,
+                    created_ms=info.created_ms,
+                ),
+                snapshot,
+                self._settings,
+                self._say,
+            )
         return Promotion(
             name, info.id, info.number, found.copied, found.there, compared, verified, self._save(), already
         )

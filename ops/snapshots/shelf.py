@@ -9,10 +9,13 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops.embedded_files import FileLock
 from ops.errors import SnapshotError
+from ops.snapshots.files import gate
 from ops.snapshots.manifest import MAX_MANIFEST, SnapshotManifest, decode_manifest, is_environment, is_id, taken_of
 from streams.settings import Settings
 
@@ -125,16 +128,34 @@ class Shelf:
             raise SnapshotError(f"{found.path} holds snapshot {told}: give the directory that name")
         return found
 
-    def remove(self, environment: str, snapshot: str) -> None:
+    def remove(self, listed: Listed) -> bool:
         """Remove a snapshot: from one moment to the next it is none any more, whatever happens then.
+
+        Returns:
+            Whether it was removed: it is not if it is being promoted, or was since it was listed, or is gone.
 
         Raises:
             OSError: the file system refuses.
         """
-        place = self.place(environment, snapshot)
+        place = self.place(listed.environment, listed.id)
         aside = place.with_name(f".removed-{uuid.uuid4().hex[:8]}")
-        place.rename(aside)
-        shutil.rmtree(aside)
+        with gate(place.parent), closing(FileLock(place / MANIFEST)) as lock:
+            if not (place / MANIFEST).exists() or not lock.try_exclusive():
+                return False
+            if not set(_promoted(place)) <= set(listed.promoted):
+                return False
+            place.rename(aside)
+            shutil.rmtree(aside)
+        return True
+
+
+@contextmanager
+def in_use(snapshot: Snapshot) -> Iterator[None]:
+    """Keep a snapshot of this machine from being removed, if whoever asks could remove it."""
+    with closing(FileLock(snapshot.path / MANIFEST)) as lock:
+        with suppress(OSError):
+            lock.try_shared()
+        yield
 
 
 def choose(listed: Sequence[Listed], text: str, where: str) -> Listed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ops.errors import ArchiveError, Refused, SnapshotError
 from ops.snapshots.archive import Archive
 from ops.snapshots.files import hash_file
 from ops.snapshots.manifest import id_of
+from ops.snapshots.prune import DAY_MS, prune_archive
 from ops.snapshots.shelf import Listed, Shelf, Snapshot, read_snapshot
 from ops.snapshots.take import take
 from ops.snapshots.verify import verify
@@ -300,6 +302,59 @@ def test_a_file_that_is_not_what_its_manifest_says_is_not_archived(
     assert keys(objects, bucket) == {}
 
 
+def test_data_that_the_archive_lost_is_uploaded_again(
+    own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str
+) -> None:
+    archive = Archive.of(settings)
+    archive.put(own)
+    key = f"red10/staging/{own.manifest.id}/models.rdb"
+    objects.client().delete_object(Bucket=bucket, Key=key)
+    assert not archive.holds("staging", own.manifest.id)
+    assert archive.put(own)
+    objects.client().put_object(Bucket=bucket, Key=key, Body=b"cut")
+    assert archive.put(own)
+    assert not archive.put(own)
+    fetched, _ = archive.get(archive.find("latest"), Shelf.of(settings))
+    assert hash_file(fetched.data) == own.manifest.sha256
+
+
+def test_uploads_that_nobody_comes_back_to_are_given_up(
+    own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore
+) -> None:
+    def broken(size_mb: int) -> None:
+        flaky.faults = lambda *of: "503" if of[0] == "PUT" and "partNumber=2" in of[1] else None
+        with pytest.raises(ArchiveError):
+            Archive.of(settings.model_copy(update={"s3_part_mb": size_mb})).put(own)
+        flaky.faults = sound
+
+    broken(5)
+    broken(6)
+    assert uploads(objects, bucket) == 1, "the one in parts of another size was given up"
+    (own.path / ".upload.json").unlink()
+    objects.client().create_multipart_upload(Bucket=bucket, Key="red10/somebody/else")
+    archive, said = Archive.of(settings), list[str]()
+    begun_ms = max(begun_ms for _, _, begun_ms in archive.bucket.uploads(""))
+    prune_archive(archive, [], begun_ms + 6 * DAY_MS, said.append)
+    assert uploads(objects, bucket) == 2, "they may be under way"
+    prune_archive(archive, [], begun_ms + 8 * DAY_MS, said.append)
+    [left] = objects.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert (left["Key"], said) == ("red10/somebody/else", [])
+    flaky.faults = lambda *of: "503" if "uploads" in of[1] else None
+    prune_archive(archive, [], begun_ms, said.append)
+    assert "may be left" in said[0]
+
+
+def test_what_was_promoted_since_it_was_listed_stays_in_the_archive(own: Snapshot, settings: Settings) -> None:
+    archive = Archive.of(settings)
+    archive.put(own)
+    [listed] = archive.list()
+    archive.write("staging", own.manifest.id, "promoted-production.json", b"{}")
+    assert prune_archive(archive, [listed], 0, print) == []
+    [listed] = archive.list()
+    assert prune_archive(archive, [listed], 0, print) == [listed]
+    assert archive.list() == []
+
+
 def test_listing_thousands_takes_a_few_requests_and_opens_nothing(
     settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore
 ) -> None:
@@ -320,7 +375,9 @@ def test_listing_thousands_takes_a_few_requests_and_opens_nothing(
     found = Archive.of(settings).list("staging")
     assert [listed.id for listed in found] == sorted(ids, reverse=True)
     assert len(flaky.seen) == 2, "1,021 keys, a thousand at a time"
-    assert Archive.of(settings).unfinished("staging", 1_700_000_000_000) == [("staging", id_of(0, "ab" * 32))]
+    now_ms = time.time_ns() // 1_000_000
+    assert Archive.of(settings).unfinished("staging", now_ms + 8 * DAY_MS) == [("staging", id_of(0, "ab" * 32))]
+    assert Archive.of(settings).unfinished("staging", now_ms) == [], "of an old snapshot, but being uploaded"
 
 
 def test_without_an_archive_that_is_said(tmp_path: Path) -> None:

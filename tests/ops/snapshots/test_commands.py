@@ -118,6 +118,9 @@ def test_a_round_of_all_commands(
     (tmp_path / "elsewhere" / "staging" / snapshot / "promoted-production.json").unlink()
     client.flushall()
     plan = told("snapshot", "prune", "--keep", 1, "--dry-run", *at)
+    assert plan["removed"] == [], "the archive knows of the promotion as well"
+    objects.client().delete_object(Bucket="models", Key=f"staging/{snapshot}/promoted-production.json")
+    plan = told("snapshot", "prune", "--keep", 1, "--dry-run", *at)
     assert plan["removed"] == [f"staging/{snapshot}"]
     assert len(told("snapshot", "list")) == 2
     assert told("snapshot", "prune", "--keep", 1, *at)["removed"] == [f"staging/{snapshot}"]

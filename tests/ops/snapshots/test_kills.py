@@ -315,7 +315,7 @@ def test_prune_of_the_archive(red10: Red10, snapshot: Snapshot, objects: ObjectS
         assert snapshot.manifest.id in {listed.id for listed in archive.list()}
         red10.done("snapshot", "prune", "--archive", "--keep", "1", env=env)
         assert [listed.id for listed in archive.list()] == [snapshot.manifest.id]
-        assert len(list(archive.bucket.sizes(archive.prefix))) == 3, "nothing is left of the other"
+        assert len(list(archive.bucket.objects(archive.prefix))) == 3, "nothing is left of the other"
 
 
 RESTORE: list[tuple[str, When, int]] = [
