@@ -19,11 +19,10 @@ from typing import BinaryIO, cast
 import redis
 from pydantic import SecretStr
 
-from modelstore.errors import ModelStoreError
 from modelstore.store import ModelStore
 from ops.errors import Refused, SnapshotError
 from ops.snapshots.files import Progress, finish, hash_file, remove_abandoned, work_directory, write_file
-from ops.snapshots.inventory import tenant_of, tenants_of
+from ops.snapshots.inventory import WRONG_CONTENTS, tenant_of, tenants_of
 from ops.snapshots.loaded import loaded, server_for
 from ops.snapshots.manifest import SnapshotManifest, SnapshotServerVersion, SnapshotTenant, id_of
 from ops.snapshots.rdb import check_form, read_head
@@ -103,12 +102,13 @@ def _check_database(client: redis.Redis) -> None:
 def _contents(data: Path, settings: Settings) -> tuple[str | None, tuple[SnapshotTenant, ...]]:
     with loaded(data, settings) as client:
         try:
+            store = ModelStore(client, Keys(settings.tenant)).find_uuid()
             tenants = tuple(tenant_of(client, tenant) for tenant in tenants_of(client))
-        except ModelStoreError as error:
+        except WRONG_CONTENTS as error:
             raise SnapshotError(f"the store is damaged, so no snapshot is kept: {error}") from error
         if not tenants:
             raise Refused("this Redis holds no models, so there is nothing to take a snapshot of: look at models_url")
-        return ModelStore(client, Keys(settings.tenant)).find_uuid(), tenants
+        return store, tenants
 
 
 def plan_take(client: redis.Redis, settings: Settings) -> dict[str, object]:

@@ -223,6 +223,21 @@ def test_a_manifest_that_contradicts_itself_is_refused(server: Server, client: r
             decode_manifest(raw.replace(old, new), "here")
 
 
+def test_a_store_that_holds_something_else_is_said_to_be_damaged(tmp_path: Path) -> None:
+    server = Server(binary_of("embedded")).start()
+    try:
+        with server.client() as client:
+            for key, value in ((KEYS.release_pointer, {"number": "many"}), (KEYS.versions, {"a": "hash"})):
+                fill(client)
+                client.delete(KEYS.versions) if key == KEYS.versions else None
+                client.hset(key, mapping=value)
+                with pytest.raises(SnapshotError, match="damaged"):
+                    take(server.url, settings_of(tmp_path))
+                client.flushall()
+    finally:
+        server.close()
+
+
 def test_another_database_than_the_first_is_refused(server: Server, client: redis.Redis, tmp_path: Path) -> None:
     """The manifest would tell of the models in database 0, which are somebody else's."""
     fill(client)

@@ -18,13 +18,14 @@ from modelstore.version import NewVersion
 from ops.snapshots.files import hash_file
 from ops.snapshots.manifest import SnapshotManifest, id_of
 from ops.snapshots.rdb import judge_form
+from ops.snapshots.replication import receive
 from ops.snapshots.report import CHECKS, Report, relied_on
 from ops.snapshots.shelf import Snapshot, read_snapshot
 from ops.snapshots.take import take
 from ops.snapshots.verify import last_report, verify
 from streams.settings import Settings
 from tests.conftest import binary_of
-from tests.ops.snapshots.made import KEYS, fill, generation, settings_of
+from tests.ops.snapshots.made import KEYS, NAMES, fill, generation, settings_of
 from tests.servers import Server
 
 Change = Callable[[bytearray], bytearray]
@@ -240,6 +241,59 @@ def test_a_version_that_is_not_what_it_was_is_named(settings: Settings) -> None:
             assert "forest" in detail
     finally:
         server.close()
+
+
+FIRST = KEYS.version(generation(0)[0].digest)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "by"),
+    [
+        ("red10:store", "text", {"store"}),
+        (KEYS.versions, "text", {"versions", "digests", "claims", "golden"}),
+        (FIRST, "text", {"digests", "claims", "golden"}),
+        (FIRST, {"name": b"\xff\xfe"}, {"digests", "claims", "golden"}),
+        (FIRST, {"number": b"\xff"}, {"digests", "golden"}),
+        (FIRST, {"manifest": b"\xff"}, {"digests", "claims", "golden"}),
+        (KEYS.release_pointer, "text", {"claims"}),
+        (KEYS.release_pointer, {"number": "many"}, {"claims"}),
+        (KEYS.model(NAMES[0]), "text", {"digests", "golden"}),
+        ("red10:{a b}:versions", "of nobody", set()),
+    ],
+    ids=[
+        "store",
+        "versions",
+        "version",
+        "name",
+        "number",
+        "manifest",
+        "pointer",
+        "release number",
+        "model",
+        "no tenant",
+    ],
+)
+def test_contents_that_are_none_of_a_store_have_their_verdict(
+    settings: Settings, key: str, value: str | dict[str, bytes | str], by: set[str]
+) -> None:
+    server = Server(binary_of("embedded")).start()
+    try:
+        with server.client() as client:
+            fill(client, 0)
+            found = take(server.url, settings)
+            if isinstance(value, str):
+                client.set(key, value)
+            else:
+                client.hset(key, mapping=value)
+            with open(found.data, "w+b") as file:
+                receive(server.url, file)
+    finally:
+        server.close()
+    sha256 = hash_file(found.data)
+    name = id_of(found.manifest.taken_ms, sha256)
+    rewrite(found.path, id=name, sha256=sha256, size=found.data.stat().st_size)
+    report = verify(read_snapshot(found.path), settings)
+    assert {check.name for check in report.failed()} == by
 
 
 def test_what_the_check_tool_prints_is_judged() -> None:
