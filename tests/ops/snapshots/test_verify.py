@@ -176,19 +176,20 @@ def test_a_manifest_that_names_what_is_not_there_or_leaves_out_what_is_is_refuse
     assert failed(verify(read_snapshot(copy.path), settings)) == {"versions"}
 
 
-#: Tries models, each in a child of its own, and prints the number of the first that kills XGBoost.
+#: Tries models, each in a child of its own, and prints the number of the first that kills XGBoost at once.
 SEARCH = """
-import os, pickle, resource, sys
+import os, pickle, resource, signal, sys
 import xgboost
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 for number, ubj in enumerate(pickle.load(sys.stdin.buffer)):
     if (child := os.fork()) == 0:
         try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             xgboost.Booster({"nthread": 1}, model_file=bytearray(ubj))
         finally:
             os._exit(0)
-    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV:
         print(number)
         break
 """
