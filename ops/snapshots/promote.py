@@ -41,6 +41,7 @@ from ops.snapshots.promotions import Promoted, record
 from ops.snapshots.report import relied_on
 from ops.snapshots.shelf import Snapshot, in_use
 from ops.snapshots.verify import last_report, verify
+from streams.clients import translate, where_of
 from streams.keys import Keys
 from streams.settings import Settings
 
@@ -132,9 +133,12 @@ class Promoter:
         before = self._store.releases.current()
         if parent is not None and (before is None or before.id != parent):
             raise Refused(str(told(self._store.releases, ReleaseConflict(parent, before.id if before else None))))
-        with in_use(snapshot), loaded(snapshot.data, self._settings) as client:
+        # Two servers are talked to, and an error must name the right one.
+        at = translate(where_of(self._store.client))
+        with in_use(snapshot), loaded(snapshot.data, self._settings) as client, at:
             source = ModelStore(client, Keys(self._settings.tenant))
-            release = source.releases.get(models.release.id)
+            with translate(where_of(client)):
+                release = source.releases.get(models.release.id)
             compared = self._check_fit(source, release, before, runs)
             digests = sorted(set(release.aliases.values()))
             missing = self._missing(digests)
@@ -289,17 +293,18 @@ def _read(source: ModelStore, digests: Sequence[str]) -> Iterator[tuple[list[Inc
     """Versions as they are stored elsewhere, each checked against its digest; and their bytes."""
     chunk: list[Incoming] = []
     size = 0
-    for digest, fields in read_fields(source.client, source.keys, digests, ("parts", *PARTS)):
-        raw = raw_of(digest, fields)
-        manifest = read_manifest(raw.manifest, digest)
-        check_agreement(digest, manifest, raw.serving, raw.forest)
-        chunk.append(Incoming(digest, raw, manifest))
-        size += sum(map(len, fields.values()))
-        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+    with translate(where_of(source.client)):
+        for digest, fields in read_fields(source.client, source.keys, digests, ("parts", *PARTS)):
+            raw = raw_of(digest, fields)
+            manifest = read_manifest(raw.manifest, digest)
+            check_agreement(digest, manifest, raw.serving, raw.forest)
+            chunk.append(Incoming(digest, raw, manifest))
+            size += sum(map(len, fields.values()))
+            if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+                yield _tagged(source, chunk), size
+                chunk, size = [], 0
+        if chunk:
             yield _tagged(source, chunk), size
-            chunk, size = [], 0
-    if chunk:
-        yield _tagged(source, chunk), size
 
 
 def _tagged(source: ModelStore, versions: Sequence[Incoming]) -> list[Incoming]:
@@ -310,6 +315,7 @@ def _tagged(source: ModelStore, versions: Sequence[Incoming]) -> list[Incoming]:
 def _models(store: ModelStore, release: Release) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and feature set of each version that a release points at."""
     digests = sorted(set(release.aliases.values()))
-    for digest, fields in read_fields(store.client, store.keys, digests, ("name", "manifest")):
-        manifest = orjson.loads(decompress(fields["manifest"], MAX_MANIFEST, f"the manifest of version {digest[:12]}"))
-        yield fields["name"].decode(), manifest["feature_set"]
+    with translate(where_of(store.client)):
+        for digest, fields in read_fields(store.client, store.keys, digests, ("name", "manifest")):
+            raw = decompress(fields["manifest"], MAX_MANIFEST, f"the manifest of version {digest[:12]}")
+            yield fields["name"].decode(), orjson.loads(raw)["feature_set"]

@@ -28,6 +28,7 @@ from ops.snapshots.shelf import Shelf, Snapshot
 from ops.snapshots.take import take
 from ops.snapshots.verify import verify
 from streams.clients import connect
+from streams.errors import Red10Error
 from streams.settings import Pipeline, Settings
 from tests.conftest import binary_of
 from tests.modelstore.made import FEATURE_SET, FEATURES, manifest
@@ -287,6 +288,19 @@ def test_it_writes_no_faster_than_it_may(snapshot: Snapshot, client: redis.Redis
     # A lower bound, however busy the machine is.
     assert size > 3000
     assert took > 0.9 * size / 20_000
+
+
+def test_an_error_names_the_server_that_answered_it(
+    snapshot: Snapshot, server: Server, client: redis.Redis, settings: Settings
+) -> None:
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(Red10Error, match="read only replica") as caught:
+            promoter(client, settings).promote(snapshot, runs=None, who="me")
+    finally:
+        client.replicaof("NO", "ONE")
+    assert f"Redis at {server.url}".replace("unix://", "unix:") in str(caught.value).replace("unix://", "unix:")
+    assert client.dbsize() == 0
 
 
 def test_a_store_without_room_is_refused_before_it_is_full(
