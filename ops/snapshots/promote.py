@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version as installed
 from typing import Any
 
 import orjson
@@ -276,7 +277,7 @@ def must_be_sound(
         raise SnapshotError(f"{snapshot.data} cannot be read: {error.strerror or error}") from error
     now_ms = time.time_ns() // 1_000_000
     same = sha256 == snapshot.manifest.sha256
-    if same and not anew and relied_on(last_report(snapshot), sha256, now_ms, RELIED_S):
+    if same and not anew and relied_on(last_report(snapshot), sha256, now_ms, RELIED_S, installed("red10")):
         return False
     report = verify(snapshot, settings, record=keep_report, progress=progress)
     if not report.ok:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -182,6 +183,35 @@ def test_the_embedded_models_redis_is_restored_and_proved(tmp_path: Path) -> Non
     [kept] = told("snapshot", "restore", "latest", "--replace")["kept"]
     assert Path(kept).exists()
     assert told("model", "tag", f"{NAMES[0]}@1")["tags"] == {}
+
+
+def test_a_snapshot_of_another_environment_is_not_restored_unless_it_is_named(
+    server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    fill(client, 0)
+    snapshot = told("snapshot", "take", "-e", "staging", "--models-url", server.url)["id"]
+    for text in ("latest", snapshot):
+        refused = red10("snapshot", "restore", text, tmp_path / "place", "-e", "production")
+        assert refused.exit_code == 1
+        assert f"name it as staging/{snapshot}" in " ".join(refused.output.split())
+    assert not (tmp_path / "place").exists()
+    told("snapshot", "restore", "latest", tmp_path / "own", "-e", "staging")
+    told("snapshot", "restore", f"staging/{snapshot}", tmp_path / "other", "-e", "production")
+
+
+def test_a_promotion_that_is_not_saved_ends_with_2(server: Server, client: redis.Redis, tmp_path: Path) -> None:
+    at = ("--models-url", server.url)
+    fill(client, 0)
+    told("snapshot", "take", "-e", "staging", *at)
+    dump = server.directory / "dump.rdb"
+    dump.unlink(missing_ok=True)
+    (dump / "in the way").mkdir(parents=True)
+    try:
+        done = told("snapshot", "promote", "staging/latest", "-e", "production", *at, code=2)
+        assert (done["already"], done["saved"]) == (True, False)
+    finally:
+        shutil.rmtree(dump)
+        client.save()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "ops" / "scripts").glob("[!_]*.py")))

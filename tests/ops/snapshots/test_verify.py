@@ -101,11 +101,13 @@ def test_a_sound_snapshot_passes_every_check(snapshot: Snapshot, settings: Setti
     assert report.ok
     assert told[-1] == (6, 6)
     assert last_report(copy) == report
-    assert relied_on(report, copy.manifest.sha256, report.verified_ms + 1000, 60)
-    assert not relied_on(report, copy.manifest.sha256, report.verified_ms + 61_000, 60)
-    assert not relied_on(report, "0" * 64, report.verified_ms, 60)
+    assert relied_on(report, copy.manifest.sha256, report.verified_ms + 1000, 60, report.red10)
+    assert not relied_on(report, copy.manifest.sha256, report.verified_ms + 61_000, 60, report.red10)
+    assert not relied_on(report, "0" * 64, report.verified_ms, 60, report.red10)
+    assert not relied_on(report, report.sha256, report.verified_ms - 1, 60, report.red10), "from the future"
+    assert not relied_on(report, report.sha256, report.verified_ms, 60, "0.0.1"), "its checks may be others"
     assert not relied_on(
-        report.model_copy(update={"checks": report.checks[:-1]}), report.sha256, report.verified_ms, 60
+        report.model_copy(update={"checks": report.checks[:-1]}), report.sha256, report.verified_ms, 60, report.red10
     )
     assert list((tmp_path / "data").iterdir()) == [], "the private server is gone"
 
