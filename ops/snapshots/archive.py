@@ -1,8 +1,9 @@
 """The archive: snapshots in any store that speaks S3, under `s3://BUCKET/PREFIX/ENVIRONMENT/ID/`.
 
-An object has the name that its file has on a machine. The manifest is uploaded last and removed first: where there is
-none, there is no snapshot, whatever else lies there. What was fetched counts for nothing before its SHA-256 is that of
-the manifest. Stopped anywhere, each command goes on when it is called again (`ops.snapshots.bucket`).
+An object has the name that its file has on a machine. The data is uploaded first and removed first, the manifest is
+uploaded last: where one of both is missing, there is no snapshot, whatever else lies there; and what has data and no
+manifest may be on its way, what has no data is a rest. What was fetched counts for nothing before its SHA-256 is that
+of the manifest. Stopped anywhere, each command goes on when it is called again (`ops.snapshots.bucket`).
 
 Listing opens no object: a store lists keys and sizes a thousand at a time.
 """
@@ -93,7 +94,8 @@ class Archive:
         return [
             (seen.environment, seen.id)
             for seen in self._seen(environment)
-            if MANIFEST not in seen.sizes and now_ms - max(seen.written_ms.values()) > UNFINISHED_MS
+            if DATA not in seen.sizes
+            or (MANIFEST not in seen.sizes and now_ms - max(seen.written_ms.values()) > UNFINISHED_MS)
         ]
 
     def drop_uploads(self, now_ms: int) -> int:
@@ -136,7 +138,7 @@ class Archive:
             for path in (snapshot.report, *sorted(snapshot.path.glob(f"{PROMOTED}*.json"))):
                 if path.exists():
                     self.write(environment, name, path.name, path.read_bytes())
-            if there is None:
+            if lacking or there is None:
                 self.write(environment, name, MANIFEST, raw)
             (snapshot.path / _UPLOAD).unlink(missing_ok=True)
             return lacking or there is None
@@ -188,7 +190,7 @@ class Archive:
         return {MANIFEST, DATA} <= set(self._names(environment, snapshot))
 
     def remove(self, environment: str, snapshot: str, promoted: Collection[str] | None = None) -> bool:
-        """Remove a snapshot, the manifest first: from then on it is none; whether it was removed.
+        """Remove a snapshot, the data first: from then on it is none; whether it was removed.
 
         Args:
             promoted: environments that it was known to be promoted into; if there is another one by now, it stays.
@@ -199,7 +201,7 @@ class Archive:
         names = self._names(environment, snapshot)
         if promoted is not None and not set(_promoted(names)) <= set(promoted):
             return False
-        for name in sorted(names, key=lambda name: name != MANIFEST):
+        for name in sorted(names, key=lambda name: name != DATA):
             self.bucket.delete(self._key(environment, snapshot, name))
         return True
 

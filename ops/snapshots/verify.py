@@ -32,6 +32,7 @@ from modelstore.manifest import Serving
 from modelstore.store import ModelStore
 from modelstore.version import PARTS, NewVersion, check_agreement, read_manifest
 from ops.errors import SnapshotError
+from ops.snapshot_source import FileSource
 from ops.snapshots.files import hash_file, write_file
 from ops.snapshots.inventory import CHUNK, WRONG_CONTENTS, digests_of, tenant_of, tenants_of
 from ops.snapshots.loaded import loaded, server_for
@@ -60,12 +61,16 @@ def verify(snapshot: Snapshot, settings: Settings, *, record: bool = True, progr
     Raises:
         SnapshotError: a check cannot be made here, whatever the snapshot is like; or the report cannot be written.
     """
-    verdicts = _Verdicts()
+    verdicts, file = _Verdicts(), FileSource(snapshot.data)
+    before = file.mark()
     try:
         _check_file(snapshot, settings, verdicts)
         _check_contents(snapshot, settings, verdicts, progress)
     except OSError as error:
         raise SnapshotError(f"{snapshot.path} cannot be verified: {error.strerror or error}") from error
+    if file.mark() != before:
+        # What one check says of the one file, another may say of the other.
+        raise SnapshotError(f"{snapshot.data} was changed while it was verified: find out by whom, and verify again")
     checks = verdicts.all()
     report = Report(
         id=snapshot.manifest.id,

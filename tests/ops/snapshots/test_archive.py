@@ -405,6 +405,8 @@ def test_listing_takes_a_request_per_page_and_opens_nothing(
     now_ms = time.time_ns() // 1_000_000
     assert archive.unfinished("staging", now_ms + 8 * DAY_MS) == [("staging", begun)]
     assert archive.unfinished("staging", now_ms) == [], "of an old snapshot, but being uploaded"
+    client.delete_object(Bucket=bucket, Key=f"red10/staging/{ids[3]}/models.rdb")
+    assert archive.unfinished("staging", now_ms) == [("staging", ids[3])], "what has no data is being removed"
 
 
 def test_without_an_archive_that_is_said(tmp_path: Path) -> None:

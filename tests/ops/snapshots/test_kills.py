@@ -206,7 +206,7 @@ def test_archive_at_every_request(red10: Red10, snapshot: Snapshot) -> None:
 FETCH: list[tuple[str, When, int]] = [
     (S3_CALL, "after", 2),
     (S3_CALL, "before", 3),
-    ("botocore.response:StreamingBody.read", "after", 4),
+    ("urllib3.response:HTTPResponse.read1", "after", 4),
     ("ops.snapshots.archive:hash_file", "after", 1),
     ("ops.snapshots.archive:write_file", "before", 2),
     ("ops.snapshots.archive:finish", "before", 1),

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modelstore.store import ModelStore
 from modelstore.version import NewVersion
+from ops.errors import SnapshotError
+from ops.snapshots import verify as verifying
 from ops.snapshots.files import hash_file
 from ops.snapshots.manifest import SnapshotManifest, id_of
 from ops.snapshots.rdb import judge_form
@@ -149,6 +152,24 @@ def test_one_flipped_bit_anywhere_is_noticed_by_more_than_the_hash(
 
         believed = mutate(snapshot, tmp_path / f"{number}", change, believed=True)
         assert not verify(believed, settings).ok
+
+
+def test_a_file_that_is_replaced_meanwhile_gets_no_report(
+    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = mutate(snapshot, tmp_path / "copy", lambda data: data)
+    check = verifying._check_contents
+
+    def replacing(*args: Any) -> None:
+        beside = copy.path / "beside"
+        shutil.copy(copy.data, beside)
+        beside.rename(copy.data)
+        check(*args)
+
+    monkeypatch.setattr(verifying, "_check_contents", replacing)
+    with pytest.raises(SnapshotError, match="changed while it was verified"):
+        verify(copy, settings)
+    assert not copy.report.exists()
 
 
 def test_a_manifest_that_names_what_is_not_there_or_leaves_out_what_is_is_refused(
