@@ -50,7 +50,7 @@ from streams.settings import Settings
 RELIED_S = 86_400
 #: How long a save of the target may take, s.
 SAVE_S = 600
-#: Memory that a version takes beyond the bytes of its parts: keys and indexes.
+#: Memory that a version takes beyond its own hash: indexes, its number, tags.
 _VERSION_BYTES = 1500
 
 Progress = Callable[[int, int], None]
@@ -146,7 +146,7 @@ class Promoter:
             found = Promotion(name, release.id, None, len(missing), len(digests) - len(missing), compared, verified)
             if dry_run:
                 return found
-            self._check_room(snapshot, len(missing))
+            self._check_room(source, missing)
             info, already = self._carry_over(source, release, missing, before, name, who, why, progress)
             record(
                 Promoted(
@@ -186,17 +186,20 @@ class Promoter:
     def _missing(self, digests: Sequence[str]) -> list[str]:
         return [digest for digest, info in zip(digests, self._store.infos(digests), strict=True) if info is None]
 
-    def _check_room(self, snapshot: Snapshot, missing: int) -> None:
+    def _check_room(self, source: ModelStore, missing: Sequence[str]) -> None:
         """Refuse what a store with a limit of memory cannot take, before it is full."""
-        if not missing:
-            return
         memory: dict[str, Any] = self._store.client.info("memory")
         limit, used = int(memory["maxmemory"]), int(memory["used_memory"])
-        wanted = missing * (snapshot.manifest.size // snapshot.manifest.count() + _VERSION_BYTES)
-        if limit and used + wanted > limit:
+        if not limit or not missing:
+            return
+        with translate(where_of(source.client)), source.client.pipeline(transaction=False) as pipe:
+            for digest in missing:
+                pipe.memory_usage(source.keys.version(digest), samples=0)
+            wanted = sum(size or 0 for size in pipe.execute()) + len(missing) * _VERSION_BYTES
+        if used + wanted > limit:
             raise Refused(
-                f"the store may use {limit} bytes of memory and uses {used}; {missing} versions take about {wanted} "
-                "more: raise its maxmemory, or remove old versions (`red10 model prune`)"
+                f"the store may use {limit} bytes of memory and uses {used}; {len(missing)} versions take about "
+                f"{wanted} more: raise its maxmemory, or remove old versions (`red10 model prune`)"
             )
 
     def _carry_over(

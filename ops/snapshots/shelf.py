@@ -30,14 +30,14 @@ class Listed:
 
     Attributes:
         size: bytes of the data.
-        verified: whether there is a report.
+        reported: whether there is a report of a verification, whatever it says.
         promoted: names of environments that it was promoted into.
     """
 
     environment: str
     id: str
     size: int
-    verified: bool
+    reported: bool
     promoted: tuple[str, ...] = ()
 
     @property

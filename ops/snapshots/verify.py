@@ -89,11 +89,13 @@ def verify(snapshot: Snapshot, settings: Settings, *, record: bool = True, progr
 
 
 def last_report(snapshot: Snapshot) -> Report | None:
-    """The report of the last verification, if there is one."""
+    """The report of the last verification, if there is one, of this snapshot."""
     try:
-        return decode_report(snapshot.report.read_bytes())
+        found = decode_report(snapshot.report.read_bytes())
     except OSError:
         return None
+    manifest = snapshot.manifest
+    return found if found is not None and (found.id, found.sha256) == (manifest.id, manifest.sha256) else None
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ def test_a_round_of_all_commands(
     snapshot = taken["id"]
     assert taken["tenants"][0]["versions"] == 3
     [listed] = told("snapshot", "list")
-    assert (listed["id"], listed["environment"], listed["verified"]) == (snapshot, "staging", False)
+    assert (listed["id"], listed["environment"], listed["reported"]) == (snapshot, "staging", False)
 
     before = files(tmp_path)
     assert told("snapshot", "verify", "--dry-run")["ok"]
@@ -101,6 +101,8 @@ def test_a_round_of_all_commands(
     found = told("snapshot", "diff", snapshot, *at)
     assert (len(found["added"]), found["gone"], len(found["aliases"])) == (3, [], 3)
     assert "champion" in red10("snapshot", "diff", snapshot, *at).stdout
+    nobody = red10("snapshot", "diff", snapshot, "--tenant", "nobody", *at)
+    assert (nobody.exit_code, "the snapshot has default" in " ".join(nobody.output.split())) == (2, True)
     state = essence(client, KEYS)
     plan = told("snapshot", "promote", snapshot, "-e", "production", "--dry-run", *at)
     assert (plan["copied"], plan["there"], plan["number"]) == (0, 3, None)

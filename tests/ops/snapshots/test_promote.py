@@ -315,6 +315,20 @@ def test_a_store_without_room_is_refused_before_it_is_full(
     assert client.dbsize() == 0
 
 
+def test_room_is_wanted_for_versions_and_not_for_the_rest_of_the_snapshot(
+    server: Server, client: redis.Redis, settings: Settings
+) -> None:
+    fill(client)
+    client.set("others", os.urandom(3 << 20))
+    found = take(server.url, settings)
+    client.flushall()
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_000_000)
+    try:
+        assert promoter(client, settings).promote(found, runs=None, who="me").copied == 3
+    finally:
+        client.config_set("maxmemory", 0)
+
+
 def test_a_snapshot_of_a_newer_server_than_there_is_here_is_refused_with_the_reason(tmp_path: Path) -> None:
     newer, older = Server(binary_of("system")).start(), Server(binary_of("embedded")).start()
     try:

@@ -104,6 +104,8 @@ def test_a_sound_snapshot_passes_every_check(snapshot: Snapshot, settings: Setti
     assert report.ok
     assert told[-1] == (6, 6)
     assert last_report(copy) == report
+    copy.report.write_bytes(report.model_copy(update={"sha256": "0" * 64}).encode())
+    assert last_report(copy) is None, "of another file"
     assert relied_on(report, copy.manifest.sha256, report.verified_ms + 1000, 60, report.red10)
     assert not relied_on(report, copy.manifest.sha256, report.verified_ms + 61_000, 60, report.red10)
     assert not relied_on(report, "0" * 64, report.verified_ms, 60, report.red10)
