@@ -145,7 +145,8 @@ class Shelf:
             if not set(_promoted(place)) <= set(listed.promoted):
                 return False
             place.rename(aside)
-            shutil.rmtree(aside)
+            # What a link leads to is somebody else's.
+            aside.unlink() if aside.is_symlink() else shutil.rmtree(aside)
         return True
 
 

@@ -52,6 +52,17 @@ def test_a_directory_whose_name_tells_no_time_is_passed_over(snapshot: Snapshot,
     assert shelf.list()[0].taken_ms == snapshot.manifest.taken_ms // 1000 * 1000
 
 
+def test_what_a_link_leads_to_is_not_removed(snapshot: Snapshot, shelf: Shelf, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "large disk"
+    snapshot.path.rename(elsewhere)
+    snapshot.path.symlink_to(elsewhere)
+    [listed] = shelf.list()
+    assert shelf.find("latest") == snapshot
+    assert shelf.remove(listed)
+    assert list(snapshot.path.parent.iterdir()) == []
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["manifest.json", "models.rdb"]
+
+
 def test_a_snapshot_under_another_name_is_not_taken_for_that(snapshot: Snapshot, shelf: Shelf) -> None:
     shutil.copytree(snapshot.path, shelf.place("production", snapshot.manifest.id))
     with pytest.raises(SnapshotError, match=f"holds snapshot staging/{snapshot.manifest.id}"):
