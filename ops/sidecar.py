@@ -32,6 +32,8 @@ PID = "pid"
 TIMES, MORE = 4, 1 << 30
 #: Seconds that a server that does not load may take to answer.
 ANSWER_S = 30.0
+#: Seconds between two questions whether it has loaded: each takes the time of a worker that starts meanwhile.
+POLL_S = 0.01
 
 _RULES = """
 port 0
@@ -140,7 +142,7 @@ class Sidecar:
                         ) from None
                 except RedisError as error:
                     raise explain(error, url) from error
-                time.sleep(0.002)
+                time.sleep(POLL_S)
 
     def _failed(self) -> SnapshotError:
         words = last_words(self._log, 0)

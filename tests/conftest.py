@@ -5,6 +5,7 @@ What pip cannot bring is skipped with its reason where it is missing, and fails 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,10 @@ import redis
 from hypothesis import settings
 
 from tests.servers import Server, embedded_binary, required, system_binary
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes on a machine that others use as well says nothing.
 settings.register_profile("red10", deadline=None)

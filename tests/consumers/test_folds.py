@@ -32,7 +32,8 @@ def test_no_label_that_was_learned_from_lies_in_a_test_bar_or_later(
     assert len(folds) <= parts
     for one, other in pairwise(folds):
         assert one.test.stop == other.test.start
-        assert one.train.stop < other.train.stop or one.test.start == other.test.start
+        # Where bars are missing, the gap before both may end in the same row.
+        assert one.train.stop <= other.train.stop
     if folds:
         assert folds[-1].test.stop == len(bars)
         assert folds[0].test.start >= len(bars) // ONLY_TRAINED

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from modelstore.errors import BadModel
@@ -67,7 +67,6 @@ def test_a_block_that_contradicts_itself_is_refused(at: int, form: str, value: o
 def test_a_block_of_another_length_is_refused(kind: NaiveKind, cut: int, extra: bytes) -> None:
     whole = serving(kind).encode()
     blob = whole[:cut] + extra
-    if blob == whole:
-        return
+    assume(len(blob) != len(whole))
     with pytest.raises(BadModel):
         Serving.decode(blob)

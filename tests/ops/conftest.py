@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from ops.cli import app
+from tests.ops.command import app
 from tests.servers import Server
 
 Red10 = Callable[..., Result]

@@ -18,11 +18,13 @@ import numpy as np
 import orjson
 import pytest
 import redis
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from modelstore.manifest import Manifest, Serving
 from modelstore.verdicts import Note, Verdicts
-from ops.cli import app
+from ops.cli import PARTS, make_app, part_of
 from ops.commands.follow import percent
 from ops.commands.times import BadTime, parse_time, show_age, show_ns
 from ops.embedded_files import RoleDirectory, read_json
@@ -32,6 +34,7 @@ from streams.keys import TRAINERS, Keys
 from streams.records import Prediction, Record, Signal, TrainingResult
 from streams.settings import Settings, load_settings
 from streams.tenant import Tenant, open_tenant
+from tests.ops.command import app
 from tests.ops.conftest import Red10
 from tests.servers import Server, prices
 
@@ -90,8 +93,8 @@ def add_signals(client: redis.Redis, tenant: Tenant, numbers: range, symbol: str
 
 
 def test_help_is_fast_and_fits_80_columns() -> None:
-    code = "import sys; from ops.cli import app; import typer.testing as t\n"
-    code += "print(t.CliRunner().invoke(app, ['--help']).output)\n"
+    code = "import sys; from ops.cli import make_app; import typer.testing as t\n"
+    code += "print(t.CliRunner().invoke(make_app(), ['--help']).output)\n"
     code += (
         "heavy = {'numba', 'faust', 'pandas', 'xgboost', 'numpy', 'redis', 'pydantic_settings'} & set(sys.modules)\n"
     )
@@ -116,6 +119,19 @@ def test_help_is_fast_and_fits_80_columns() -> None:
         assert re.search(rf"│ {name} ", done.stdout), name
     for name in ("status", "keys", "config", "tenant", "dead"):
         assert re.search(rf"│ {name} ", done.stdout), name
+
+
+def test_a_part_of_the_command_is_what_the_whole_has() -> None:
+    verbs = [verb for part in PARTS.values() for verb in part]
+    whole = typer.main.get_command(app)
+    assert isinstance(whole, TyperGroup)
+    assert sorted(verbs) == sorted(whole.commands)
+    runner = CliRunner()
+    for verb in verbs:
+        part = make_app(*part_of([verb, "--json"]))
+        assert runner.invoke(part, [verb, "--help"]).output == runner.invoke(app, [verb, "--help"]).output
+    for arguments in ([], ["--help"], ["--tenant", "up", "status"], ["no-such-verb"]):
+        assert part_of(arguments) == ()
 
 
 def test_every_command_has_help_in_80_columns() -> None:

@@ -14,13 +14,13 @@ from typer.testing import CliRunner, Result
 
 from modelstore.store import ModelStore
 from modelstore.version import NewVersion
-from ops.cli import app
 from ops.commands.model import flatten
 from streams.keys import Keys
 from tests.conftest import binary_of
 from tests.consumers.test_checker import with_golden
 from tests.modelstore.made import contents, fitted
 from tests.objects import ObjectServer
+from tests.ops.command import app
 from tests.servers import Server
 
 Red10 = Callable[..., Result]

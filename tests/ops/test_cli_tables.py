@@ -18,11 +18,11 @@ from consumers.table_fit import TableFit, fit_table
 from modelstore.names import CHAMPION
 from modelstore.releases import Releases
 from modelstore.store import ModelStore
-from ops.cli import app
 from ops.commands.predict import BadInput, read_rows
 from streams.keys import Keys
 from streams.records import TableRequest
 from tests.modelstore.made import fitted
+from tests.ops.command import app
 from tests.ops.conftest import Red10
 from tests.servers import Server
 

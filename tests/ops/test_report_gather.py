@@ -19,7 +19,6 @@ from consumers.history import BarWindow
 from consumers.targets import Target
 from modelstore.releases import Releases
 from modelstore.verdicts import Note
-from ops.cli import app
 from ops.report_account import cost_bps_of, equity_of, positions_at
 from ops.report_controls import FLIP_NS, expect_nothing, expect_planted
 from ops.report_gather import NothingJudged, gather, read_signals
@@ -31,6 +30,7 @@ from streams.records import Bar, Outcome, Record, Signal, TrainingRequest, Train
 from streams.settings import Pipeline, load_settings
 from streams.tenant import Tenant, open_tenant
 from tests.consumers.outcomes import DAY_NS, World
+from tests.ops.command import app
 from tests.servers import Server
 
 TENANT = Tenant(Keys("t"), 2, Pipeline(intervals=("1d",), columns=("close",), horizons=(1, 5)))

@@ -243,7 +243,7 @@ async def test_tasks_that_open_a_named_publisher_at_once_lose_no_tick(
     def slow(*args: Any) -> Any:
         found = real(*args)
         if next(calls):
-            first_in.wait(10)
+            first_in.wait(1)
         return found
 
     monkeypatch.setattr(plan_module, "_places", slow)

@@ -109,7 +109,14 @@ def child(job: dict[str, Any]) -> None:
 
 def serve() -> None:
     """Carry out a job per line, and answer each with how it ended."""
-    for name in ("ops.cli", "ops.snapshots.promote", "ops.snapshots.prune", "ops.snapshots.restore", "boto3"):
+    for name in (
+        "ops.commands.snapshot",
+        "ops.commands.release",
+        "ops.snapshots.promote",
+        "ops.snapshots.prune",
+        "ops.snapshots.restore",
+        "boto3",
+    ):
         importlib.import_module(name)
     for line in sys.stdin.buffer:
         if (pid := os.fork()) == 0:

@@ -16,12 +16,12 @@ import redis
 from typer.testing import CliRunner, Result
 
 from modelstore.store import ModelStore
-from ops.cli import app
 from streams.settings import load_settings
 from streams.tenant import open_tenant
 from tests.conftest import binary_of
 from tests.modelstore.whole import essence
 from tests.objects import ObjectServer
+from tests.ops.command import app
 from tests.ops.snapshots.made import KEYS, NAMES, aliases, fill
 from tests.servers import Server
 
