@@ -157,7 +157,7 @@ class Archive:
         environment, snapshot = listed.environment, listed.id
         place = shelf.place(environment, snapshot)
         if (place / MANIFEST).exists():
-            return read_snapshot(place), False
+            return _whole(read_snapshot(place)), False
         raw = self.read(environment, snapshot, MANIFEST)
         if raw is None:
             raise ArchiveError(f"{self.url(environment, snapshot, MANIFEST)} is gone")
@@ -244,6 +244,21 @@ class Archive:
         if len(parts) != 3 or not is_environment(parts[0]) or not is_id(parts[1]):
             return None
         return parts[0], parts[1], parts[2]
+
+
+def _whole(snapshot: Snapshot) -> Snapshot:
+    """A snapshot of this machine, unless its data was lost or cut, which a look at its size tells.
+
+    Raises:
+        SnapshotError: it was.
+    """
+    size = snapshot.data.stat().st_size if snapshot.data.exists() else 0
+    if size != snapshot.manifest.size:
+        raise SnapshotError(
+            f"{snapshot.path} is there, but {snapshot.data.name} has {size} bytes and not {snapshot.manifest.size}: "
+            "remove that directory, and fetch again"
+        )
+    return snapshot
 
 
 def _promoted(names: Iterable[str]) -> tuple[str, ...]:

@@ -126,6 +126,14 @@ def test_what_is_fetched_is_what_was_archived(
     assert hash_file(fetched.data) == manifest.sha256
     assert fetched.report.read_bytes() == own.report.read_bytes()
     assert archive.get(listed, shelf) == (fetched, False)
+    whole = fetched.data.read_bytes()
+    fetched.data.write_bytes(whole[:-1])
+    with pytest.raises(SnapshotError, match="remove that directory"):
+        archive.get(listed, shelf)
+    fetched.data.unlink()
+    with pytest.raises(SnapshotError, match="has 0 bytes"):
+        archive.get(listed, shelf)
+    fetched.data.write_bytes(whole)
     assert [path.name for path in fetched.path.parent.iterdir()] == [manifest.id]
     archive.remove("staging", manifest.id)
     assert keys(objects, bucket) == {}

@@ -8,20 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from ops.errors import SnapshotError
 from ops.snapshots.manifest import decode_manifest, is_id
-from ops.snapshots.shelf import Shelf, Snapshot
+from ops.snapshots.shelf import Shelf, Snapshot, read_snapshot
 from ops.snapshots.take import take
+from tests.conftest import binary_of
 from tests.ops.snapshots.made import fill, settings_of
 from tests.servers import Server
 
 
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    server = Server(binary_of("embedded")).start()
+    try:
+        with server.client() as client:
+            fill(client)
+        return take(server.url, settings_of(tmp_path_factory.mktemp("taken"), environment="staging"))
+    finally:
+        server.close()
+
+
 @pytest.fixture
-def snapshot(server: Server, client: redis.Redis, tmp_path: Path) -> Snapshot:
-    fill(client)
-    return take(server.url, settings_of(tmp_path, environment="staging"))
+def snapshot(taken: Snapshot, shelf: Shelf) -> Snapshot:
+    """The snapshot, on a shelf of the test's own."""
+    return read_snapshot(shutil.copytree(taken.path, shelf.place("staging", taken.manifest.id)))
 
 
 @pytest.fixture
