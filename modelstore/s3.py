@@ -65,6 +65,9 @@ def s3_errors(where: object, kind: type[Red10Error]) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:
         raise kind(f"{where}: {error}") from error
+    except RecursionError as error:
+        # boto3 follows a redirect that leads to itself until then.
+        raise kind(f"{where}: the store redirects without end: look at s3_endpoint and the bucket's region") from error
 
 
 def _check_installed() -> None:

@@ -124,6 +124,14 @@ def safe_url(url: SecretStr | str) -> str:
         return "(an unreadable URL)"
 
 
+def where_of(client: redis.Redis) -> str:
+    """The URL of the server that a client talks to, without user and password, for messages."""
+    found = client.connection_pool.connection_kwargs
+    if "path" in found:
+        return f"unix://{found['path']}"
+    return f"redis://{found.get('host', 'localhost')}:{found.get('port', 6379)}/{found.get('db') or 0}"
+
+
 class Verdict(enum.Enum):
     """What to do about an error."""
 
@@ -236,4 +244,5 @@ __all__ = [
     "read_raw",
     "safe_url",
     "translate",
+    "where_of",
 ]

@@ -241,6 +241,14 @@ class Settings(BaseSettings):
             raise ValueError("write s3://BUCKET or s3://BUCKET/PREFIX")
         return value
 
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        # Errors of boto3 name it, so it must hold no secret.
+        if value is not None and not re.fullmatch(r"https?://[^@\s]+", value):
+            raise ValueError("write http://HOST:PORT or https://HOST, without user and password: boto3 finds the keys")
+        return value
+
     @field_validator("tenant")
     @classmethod
     def _check_tenant(cls, value: str) -> str:

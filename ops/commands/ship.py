@@ -140,13 +140,19 @@ def snapshot_promote(
         )
     if json:
         session.json(asdict(done) | {"dry_run": dry_run})
-        return
-    against = f"held against {done.compared}" if done.compared else "there was nothing to hold it against"
-    session.text(f"Snapshot {done.snapshot}: {against}; {done.copied} versions lacking, {done.there} there.")
-    if dry_run:
-        session.text(f"Release {done.release[:12]} would be put in force.")
     else:
-        session.text(f"Release {done.number} ({done.release[:12]}) {'was' if done.already else 'is'} in force.")
+        against = f"held against {done.compared}" if done.compared else "there was nothing to hold it against"
+        sound = "verified" if done.verified else "sound by its report"
+        session.text(
+            f"Snapshot {done.snapshot}: {sound}; {against}; {done.copied} versions lacking, {done.there} there."
+        )
+        if dry_run:
+            session.text(f"Release {done.release[:12]} would be put in force.")
+        else:
+            session.text(f"Release {done.number} ({done.release[:12]}) {'was' if done.already else 'is'} in force.")
+    if done.saved is False:
+        # What would not survive a kill is not done, as with the other commands that change models.
+        raise typer.Exit(2)
 
 
 def _runs(settings: Settings) -> Needs | None:
@@ -186,13 +192,15 @@ def snapshot_prune(
     """Remove old snapshots, but none that a kept release of this environment, or another environment, came from."""
     from ops.commands.store import progress
     from ops.snapshots.archive import Archive
-    from ops.snapshots.prune import prune_archive, prune_shelf, superfluous, used_snapshots
+    from ops.snapshots.prune import prune_archive, prune_shelf, superfluous, used_snapshots, with_records
     from ops.snapshots.shelf import Shelf
 
     settings, _ = session.load(keep_snapshots=keep, keep_snapshots_days=keep_days)
     now_ms = time.time_ns() // 1_000_000
     place: Archive | Shelf = Archive.of(settings) if archive else Shelf.of(settings)
     listed = place.list()
+    if not archive and settings.archive is not None:
+        listed = with_records(listed, Archive.of(settings).list())
     gone = superfluous(
         listed,
         keep=settings.keep_snapshots,
@@ -203,9 +211,9 @@ def snapshot_prune(
     )
     told = None if json else progress(session, "removed")
     if not dry_run and isinstance(place, Archive):
-        prune_archive(place, gone, now_ms, told)
+        gone = prune_archive(place, gone, now_ms, session.say, told)
     elif not dry_run and isinstance(place, Shelf):
-        prune_shelf(place, gone, told)
+        gone = prune_shelf(place, gone, told)
     if json:
         names = [f"{one.environment}/{one.id}" for one in gone]
         session.json({"removed": names, "kept": len(listed) - len(gone), "dry_run": dry_run})
@@ -226,6 +234,7 @@ def snapshot_restore(
         ),
     ] = None,
     *,
+    environment: EnvironmentOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Although the directory holds data; the old files are kept beside it.")
     ] = False,
@@ -235,13 +244,15 @@ def snapshot_restore(
 ) -> None:
     """Restore a whole models Redis from a snapshot: everything in it, all tenants, as it was.
 
-    For disasters; to put another environment's models in force, promote. The embedded server is started once to see
-    that it holds what the snapshot does.
+    For disasters; to put another environment's models in force, promote. A snapshot of another environment is refused
+    unless it is named as ENVIRONMENT/ID or by its directory. The embedded server is started once to see that it holds
+    what the snapshot does.
     """
     from ops.snapshots.restore import restore
 
-    settings, _ = session.load()
+    settings, _ = session.load(environment=environment)
     found = find_snapshot(snapshot, settings)
+    _must_be_of(settings.environment, found, snapshot)
     place = (directory or settings.data_dir / "models").absolute()
     _must_be_sound(session, found, settings, anew, dry_run)
     done = restore(
@@ -272,6 +283,18 @@ def snapshot_restore(
         )
     elif proved:
         session.text("The embedded server was started on it, and holds what the snapshot does.")
+
+
+def _must_be_of(environment: str, snapshot: Snapshot, text: str) -> None:
+    """Refuse what was taken elsewhere, unless the text says so: `latest` may be what was fetched to be promoted."""
+    from ops.errors import Refused
+
+    there = snapshot.manifest.environment
+    if there != environment and "/" not in text:
+        raise Refused(
+            f"snapshot {snapshot.manifest.id} was taken in {there}, and this environment is {environment}: nothing was "
+            f"changed. If that one is meant, name it as {there}/{snapshot.manifest.id}"
+        )
 
 
 def _must_be_sound(session: Session, snapshot: Snapshot, settings: Settings, anew: bool, dry_run: bool) -> None:

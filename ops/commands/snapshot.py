@@ -115,7 +115,7 @@ def snapshot_list(
         session.json([_listed(one) for one in found[:count]])
     elif found:
         rows = [
-            (one.environment, one.id, mb(one.size), "yes" if one.verified else "no", ", ".join(one.promoted) or None)
+            (one.environment, one.id, mb(one.size), "yes" if one.reported else "no", ", ".join(one.promoted) or None)
             for one in found[:count]
         ]
         columns = ("environment", "snapshot", "size", "report", "promoted to")
@@ -195,11 +195,13 @@ def snapshot_diff(
     json: JsonOption = False,
 ) -> None:
     """Show what differs between two snapshots, or a snapshot and the model store: versions and aliases."""
+    from ops.errors import SnapshotError
     from ops.snapshots.diff import compare
     from ops.snapshots.inventory import tenant_of
 
     settings, _ = session.load()
-    before = find_snapshot(first, settings).manifest.tenant(settings.tenant)
+    manifest = find_snapshot(first, settings).manifest
+    before = manifest.tenant(settings.tenant)
     if second:
         after = find_snapshot(second, settings).manifest.tenant(settings.tenant)
     else:
@@ -211,6 +213,9 @@ def snapshot_diff(
             translate(roles.models_url),
         ):
             after = tenant_of(client, settings.tenant)
+    if before is None and (after is None or not after.versions):
+        held = ", ".join(tenant.tenant for tenant in manifest.tenants)
+        raise SnapshotError(f"neither holds models of tenant {settings.tenant}; the snapshot has {held} (--tenant)")
     found = compare(before, after)
     if json:
         session.json(found.as_json())

@@ -1,15 +1,16 @@
 """The archive: snapshots in any store that speaks S3, under `s3://BUCKET/PREFIX/ENVIRONMENT/ID/`.
 
-An object has the name that its file has on a machine. The manifest is uploaded last and removed first: where there is
-none, there is no snapshot, whatever else lies there. What was fetched counts for nothing before its SHA-256 is that of
-the manifest. Stopped anywhere, each command goes on when it is called again (`ops.snapshots.bucket`).
+An object has the name that its file has on a machine. The data is uploaded first and removed first, the manifest is
+uploaded last: where one of both is missing, there is no snapshot, whatever else lies there; and what has data and no
+manifest may be on its way, what has no data is a rest. What was fetched counts for nothing before its SHA-256 is that
+of the manifest. Stopped anywhere, each command goes on when it is called again (`ops.snapshots.bucket`).
 
 Listing opens no object: a store lists keys and sizes a thousand at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from modelstore.s3 import S3Options
@@ -17,7 +18,7 @@ from ops.embedded_files import FileLock
 from ops.errors import ArchiveError, Refused, SnapshotError
 from ops.snapshots.bucket import Bucket
 from ops.snapshots.files import Progress, finish, hash_file, work_directory, write_file
-from ops.snapshots.manifest import MAX_MANIFEST, decode_manifest, is_id, taken_of
+from ops.snapshots.manifest import MAX_MANIFEST, decode_manifest, is_environment, is_id
 from ops.snapshots.shelf import DATA, MANIFEST, PROMOTED, REPORT, Listed, Shelf, Snapshot, choose, read_snapshot
 from streams.errors import ConfigurationError
 from streams.settings import Settings
@@ -29,11 +30,12 @@ _UPLOAD = ".upload.json"
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a listing shows of one snapshot: names of objects -> sizes."""
+    """What a listing shows of one snapshot: names of objects -> sizes, and when they were written, epoch ms."""
 
     environment: str
     id: str
     sizes: dict[str, int] = field(default_factory=dict)
+    written_ms: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,31 @@ class Archive:
         return choose(self.list(before if slash else environment), name, f"in {self}")
 
     def unfinished(self, environment: str | None, now_ms: int) -> Sequence[tuple[str, str]]:
-        """Environment and id of what was begun long ago and never became a snapshot, or is half removed."""
+        """Environment and id of what was written long ago and never became a snapshot, or is half removed."""
         return [
             (seen.environment, seen.id)
             for seen in self._seen(environment)
-            if MANIFEST not in seen.sizes and now_ms - taken_of(seen.id) > UNFINISHED_MS
+            if DATA not in seen.sizes
+            or (MANIFEST not in seen.sizes and now_ms - max(seen.written_ms.values()) > UNFINISHED_MS)
         ]
 
+    def drop_uploads(self, now_ms: int) -> int:
+        """Have the store forget the parts of uploads of snapshots that were begun long ago; how many uploads.
+
+        Raises:
+            ArchiveError: the store refuses.
+        """
+        old = [
+            (key, upload)
+            for key, upload, begun_ms in self.bucket.uploads(self.prefix)
+            if self._parts(key) is not None and now_ms - begun_ms > UNFINISHED_MS
+        ]
+        for key, upload in old:
+            self.bucket.abort(key, upload)
+        return len(old)
+
     def put(self, snapshot: Snapshot, progress: Progress | None = None) -> bool:
-        """Archive a snapshot, with its report and records; whether it was not there yet.
+        """Archive a snapshot, with its report and records; whether it, or its data, was not there yet.
 
         Raises:
             Refused: its file is not what its manifest says.
@@ -111,19 +129,19 @@ class Archive:
             there = self.read(environment, name, MANIFEST)
             if there is not None and there != raw:
                 raise ArchiveError(f"{self.url(environment, name)} is another snapshot of this id: nothing was written")
-            if there is None:
-                if hash_file(snapshot.data) != manifest.sha256:
-                    raise Refused(f"{snapshot.data} is not what its manifest says: `red10 snapshot verify {name}`")
-                key = self._key(environment, name, DATA)
-                if not self.bucket.holds(key, manifest.size, manifest.sha256):
-                    self.bucket.upload(snapshot.data, key, manifest.sha256, snapshot.path / _UPLOAD, progress)
+            key = self._key(environment, name, DATA)
+            lacking = not self.bucket.holds(key, manifest.size, manifest.sha256)
+            if (lacking or there is None) and hash_file(snapshot.data) != manifest.sha256:
+                raise Refused(f"{snapshot.data} is not what its manifest says: `red10 snapshot verify {name}`")
+            if lacking:
+                self.bucket.upload(snapshot.data, key, manifest.sha256, snapshot.path / _UPLOAD, progress)
             for path in (snapshot.report, *sorted(snapshot.path.glob(f"{PROMOTED}*.json"))):
                 if path.exists():
                     self.write(environment, name, path.name, path.read_bytes())
-            if there is None:
+            if lacking or there is None:
                 self.write(environment, name, MANIFEST, raw)
             (snapshot.path / _UPLOAD).unlink(missing_ok=True)
-            return there is None
+            return lacking or there is None
         except OSError as error:
             raise SnapshotError(f"{snapshot.path}: {error.strerror or error}") from error
         finally:
@@ -139,7 +157,7 @@ class Archive:
         environment, snapshot = listed.environment, listed.id
         place = shelf.place(environment, snapshot)
         if (place / MANIFEST).exists():
-            return read_snapshot(place), False
+            return _whole(read_snapshot(place)), False
         raw = self.read(environment, snapshot, MANIFEST)
         if raw is None:
             raise ArchiveError(f"{self.url(environment, snapshot, MANIFEST)} is gone")
@@ -169,17 +187,23 @@ class Archive:
         Raises:
             ArchiveError: the archive cannot be read.
         """
-        return any(key.endswith(f"/{MANIFEST}") for key, _ in self.bucket.sizes(self._key(environment, snapshot, "")))
+        return {MANIFEST, DATA} <= set(self._names(environment, snapshot))
 
-    def remove(self, environment: str, snapshot: str) -> None:
-        """Remove a snapshot, the manifest first: from then on it is none.
+    def remove(self, environment: str, snapshot: str, promoted: Collection[str] | None = None) -> bool:
+        """Remove a snapshot, the data first: from then on it is none; whether it was removed.
+
+        Args:
+            promoted: environments that it was known to be promoted into; if there is another one by now, it stays.
 
         Raises:
             ArchiveError: the archive refuses; doing it again goes on.
         """
-        names = [key.rpartition("/")[2] for key, _ in self.bucket.sizes(self._key(environment, snapshot, ""))]
-        for name in sorted(names, key=lambda name: name != MANIFEST):
+        names = self._names(environment, snapshot)
+        if promoted is not None and not set(_promoted(names)) <= set(promoted):
+            return False
+        for name in sorted(names, key=lambda name: name != DATA):
             self.bucket.delete(self._key(environment, snapshot, name))
+        return True
 
     def read(self, environment: str, snapshot: str, name: str) -> bytes | None:
         """A manifest, report or record; `None` if there is none.
@@ -202,11 +226,39 @@ class Archive:
 
     def _seen(self, environment: str | None) -> Iterable[_Seen]:
         found: dict[tuple[str, str], _Seen] = {}
-        for key, size in self.bucket.sizes(self.prefix + (f"{environment}/" if environment else "")):
-            parts = key[len(self.prefix) :].split("/")
-            if len(parts) == 3 and is_id(parts[1]):
-                found.setdefault((parts[0], parts[1]), _Seen(parts[0], parts[1])).sizes[parts[2]] = size
+        for key, size, written_ms in self.bucket.objects(self.prefix + (f"{environment}/" if environment else "")):
+            parts = self._parts(key)
+            if parts is not None:
+                of, snapshot, name = parts
+                seen = found.setdefault((of, snapshot), _Seen(of, snapshot))
+                seen.sizes[name], seen.written_ms[name] = size, written_ms
         return found.values()
+
+    def _names(self, environment: str, snapshot: str) -> Sequence[str]:
+        before = self._key(environment, snapshot, "")
+        return [key[len(before) :] for key, _, _ in self.bucket.objects(before)]
+
+    def _parts(self, key: str) -> tuple[str, str, str] | None:
+        """Environment, id and name that a key stands for; `None` for one that is not of a snapshot."""
+        parts = key[len(self.prefix) :].split("/")
+        if len(parts) != 3 or not is_environment(parts[0]) or not is_id(parts[1]):
+            return None
+        return parts[0], parts[1], parts[2]
+
+
+def _whole(snapshot: Snapshot) -> Snapshot:
+    """A snapshot of this machine, unless its data was lost or cut, which a look at its size tells.
+
+    Raises:
+        SnapshotError: it was.
+    """
+    size = snapshot.data.stat().st_size if snapshot.data.exists() else 0
+    if size != snapshot.manifest.size:
+        raise SnapshotError(
+            f"{snapshot.path} is there, but {snapshot.data.name} has {size} bytes and not {snapshot.manifest.size}: "
+            "remove that directory, and fetch again"
+        )
+    return snapshot
 
 
 def _promoted(names: Iterable[str]) -> tuple[str, ...]:

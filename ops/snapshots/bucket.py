@@ -1,7 +1,7 @@
 """Objects of any store that speaks S3, read and written so that what is broken off goes on where it was.
 
 Uploads are in parts, each with its MD5 for the store to check. Which upload it is, is kept in a note beside the file,
-so that the next command goes on with it. Downloads go on at the byte that came last.
+so that the next command goes on with it. Downloads go on at the byte that came last, and must not be too slow.
 
 Each request is tried as often as the options say, with growing pauses (boto3 does that), where the store refuses for
 now, is silent, or closes the connection; a download that breaks off is tried as often without getting any further.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from ops.errors import ArchiveError
 from ops.snapshots.files import Progress, write_file
 
 _CHUNK = 1 << 20
+#: A store that sends less than this for the length of its time-out, bytes a second, counts as one that is silent.
+LEAST_BYTES_S = 10_000
 #: Most parts of an upload that S3 takes.
 _MOST_PARTS = 10_000
 
@@ -50,16 +53,44 @@ class Bucket:
         """The URL of an object."""
         return f"s3://{self.name}/{key}"
 
-    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Keys that begin so, and the sizes of their objects.
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, int]]:
+        """Keys that begin so, the sizes of their objects, and when they were written, epoch ms.
 
         Raises:
             ArchiveError: the bucket cannot be listed.
         """
         with self._errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-            for one in (one for page in pages for one in page.get("Contents", ())):
-                yield one["Key"], one["Size"]
+            for page in pages:
+                # Whatever answers 200 and is no store would pass for an empty one otherwise.
+                if "IsTruncated" not in page:
+                    raise ArchiveError(f"{self.url(prefix)}: what answers is no store of objects: look at s3_endpoint")
+                for one in page.get("Contents", ()):
+                    yield one["Key"], one["Size"], int(one["LastModified"].timestamp() * 1000)
+
+    def uploads(self, prefix: str) -> Iterator[tuple[str, str, int]]:
+        """Uploads in parts that were not completed: key, id, and when they were begun, epoch ms.
+
+        Raises:
+            ArchiveError: the store does not say.
+        """
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
+            for one in (one for page in pages for one in page.get("Uploads", ())):
+                yield one["Key"], one["UploadId"], int(one["Initiated"].timestamp() * 1000)
+
+    def abort(self, key: str, upload: str) -> None:
+        """Give an upload in parts up, if there is one of this id: the store drops its parts.
+
+        Raises:
+            ArchiveError: the store refuses.
+        """
+        with self._errors(key):
+            try:
+                self._client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
+            except Exception as error:
+                if error_code(error) != "NoSuchUpload" and not missing(error):
+                    raise
 
     def read(self, key: str, most: int) -> bytes | None:
         """A small object of at most so many bytes; `None` if there is none.
@@ -71,18 +102,19 @@ class Bucket:
             tries = 0
             while True:
                 try:
+                    found = bytearray()
                     with closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
-                        found = bytes(body.read(most + 1))
-                    break
+                        for data in self._pieces(body, key):
+                            found += data
+                            if len(found) > most:
+                                raise ArchiveError(f"{self.url(key)} is larger than it can be")
+                    return bytes(found)
                 except Exception as error:
                     if missing(error):
                         return None
                     tries += 1
                     if not _broken(error) or tries >= self.options.attempts:
                         raise
-        if len(found) > most:
-            raise ArchiveError(f"{self.url(key)} is larger than it can be")
-        return found
 
     def put(self, key: str, data: bytes, kind: str = "application/json", **more: Any) -> None:
         """Write an object.
@@ -159,7 +191,7 @@ class Bucket:
                 try:
                     found = self._client.get_object(Bucket=self.name, Key=key, Range=f"bytes={have}-{size - 1}")
                     with closing(found["Body"]) as body:
-                        for data in body.iter_chunks(_CHUNK):
+                        for data in self._pieces(body, key):
                             file.write(data)
                             if progress is not None:
                                 progress(os.fstat(file.fileno()).st_size, size)
@@ -167,12 +199,38 @@ class Bucket:
                     if not _broken(error):
                         raise
                     broken = error
-                tries = 0 if os.fstat(file.fileno()).st_size > have else tries + 1
+                further = os.fstat(file.fileno()).st_size > have and not isinstance(broken, _TooSlow)
+                tries = 0 if further else tries + 1
                 if tries >= self.options.attempts:
                     if broken is not None:
                         raise broken
                     raise ArchiveError(f"{self.url(key)} is shorter than its manifest says")
             os.fsync(file.fileno())
+
+    def _pieces(self, body: Any, key: str) -> Iterator[bytes]:
+        """An answer's bytes as they come: `read` waits for all that it was asked for, however slowly they drip.
+
+        Raises:
+            ResponseStreamingError: the answer broke off.
+            _TooSlow: it comes too slowly.
+        """
+        from botocore.exceptions import ResponseStreamingError
+        from urllib3.exceptions import HTTPError
+
+        began, come = time.monotonic(), 0
+        # urllib3 has `read1` since 2.2.
+        read = getattr(body._raw_stream, "read1", body.read)
+        try:
+            while data := read(_CHUNK):
+                yield data
+                come += len(data)
+                took = time.monotonic() - began
+                if took >= self.options.timeout_s:
+                    if come < LEAST_BYTES_S * took:
+                        raise _TooSlow(f"{self.url(key)}: only {come} bytes came within {took:.1f} s")
+                    began, come = time.monotonic(), 0
+        except HTTPError as error:
+            raise ResponseStreamingError(error=error) from error
 
     @property
     def _client(self) -> Any:
@@ -230,6 +288,9 @@ class Bucket:
         except (OSError, orjson.JSONDecodeError, AttributeError, KeyError):
             return None, {}
         if found != about:
+            # Of this file under other settings: nobody would come back to it.
+            if (found.get("bucket"), found.get("key")) == (self.name, key):
+                self.abort(key, upload)
             return None, {}
         try:
             pages = self._client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload)
@@ -241,11 +302,15 @@ class Bucket:
         return upload, {part["PartNumber"]: (part["Size"], part["ETag"]) for part in parts}
 
 
+class _TooSlow(ArchiveError):
+    """An answer comes so slowly that it counts as none."""
+
+
 def _broken(error: Exception) -> bool:
     """Whether an answer broke off while it was read: boto3 tries again before it has begun, not afterwards."""
     from botocore.exceptions import BotoCoreError
 
-    return isinstance(error, BotoCoreError)
+    return isinstance(error, BotoCoreError | _TooSlow)
 
 
 def _md5(data: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from ops.errors import SnapshotError
 #: Told of bytes done, and of how many there are; `None` where nobody knows.
 Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 20
+#: Held by whoever works in a directory, as long as that takes.
 OWNER = "owner.lock"
 
 
@@ -77,11 +79,13 @@ def work_directory(parent: Path, name: str, *, keep: bool = False) -> Iterator[P
         SnapshotError: somebody else holds it.
     """
     directory = parent / name
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(directory / OWNER)
     try:
-        if not lock.try_exclusive():
-            raise SnapshotError(f"{directory} is in use by another command: wait for its end")
+        with gate(parent):
+            directory.mkdir(exist_ok=True, mode=0o700)
+            if not lock.try_exclusive():
+                raise SnapshotError(f"{directory} is in use by another command: wait for its end")
         try:
             yield directory
         except BaseException:
@@ -94,18 +98,34 @@ def work_directory(parent: Path, name: str, *, keep: bool = False) -> Iterator[P
         lock.close()
 
 
-def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the work directories of killed processes."""
+def remove_abandoned(parent: Path, prefix: str, idle_s: float = 0) -> None:
+    """Remove the work directories of killed processes, in which nothing was written for some time."""
     for directory in parent.glob(f"{prefix}*"):
         lock = FileLock(directory / OWNER)
         try:
-            if lock.try_exclusive():
-                shutil.rmtree(directory, ignore_errors=True)
+            with gate(parent):
+                last_s = max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+                if time.time() - last_s >= idle_s and lock.try_exclusive():
+                    shutil.rmtree(directory, ignore_errors=True)
         except OSError:
             # Of another user, or gone meanwhile.
             continue
         finally:
             lock.close()
+
+
+@contextmanager
+def gate(parent: Path) -> Iterator[None]:
+    """Hold off all others who make, name or remove directories here, for a moment.
+
+    Nobody takes one that has no owner yet, or none any more, for one that was left.
+    """
+    lock = FileLock(parent.with_name(f".{parent.name}.lock"))
+    try:
+        lock.wait_exclusive(lambda: None)
+        yield
+    finally:
+        lock.close()
 
 
 def finish(directory: Path, place: Path) -> bool:
@@ -116,14 +136,15 @@ def finish(directory: Path, place: Path) -> bool:
     Raises:
         OSError: the file system refuses.
     """
-    (directory / OWNER).unlink(missing_ok=True)
     sync_directory(directory)
-    try:
-        directory.rename(place)
-    except OSError:
-        # The same snapshot stands there: an id holds the hash of what it names.
-        if not place.is_dir():
-            raise
-        return False
+    with gate(place.parent):
+        (directory / OWNER).unlink(missing_ok=True)
+        try:
+            directory.rename(place)
+        except OSError:
+            # The same snapshot stands there: an id holds the hash of what it names.
+            if not place.is_dir():
+                raise
+            return False
     sync_directory(place.parent)
     return True

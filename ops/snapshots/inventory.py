@@ -12,28 +12,41 @@ import orjson
 import redis
 
 from modelstore.compression import decompress
-from modelstore.errors import BadModel
+from modelstore.errors import BadModel, ModelStoreError
 from modelstore.manifest import MAX_MANIFEST
 from modelstore.release import Aliases
 from modelstore.store import ModelStore
 from ops.errors import SnapshotError
 from ops.snapshots.manifest import HEADLINES, SnapshotRelease, SnapshotTenant, SnapshotVersion
+from streams.errors import BadName
 from streams.keys import Keys
+from streams.series import check_tenant
 
+#: What reading raises where keys hold something else than a store's: damage, other types, text that is no number.
+WRONG_CONTENTS = (ModelStoreError, BadName, SnapshotError, redis.ResponseError, ValueError)
 #: Versions per round trip.
 CHUNK = 500
 _PREFIX, _SUFFIX = b"red10:{", b"}:versions"
 
 
 def tenants_of(client: redis.Redis) -> list[str]:
-    """The tenants that have models, sorted."""
+    """The tenants that have models, sorted. Keys of names that no tenant can have are none of Red10's."""
     found = client.scan_iter(match=_PREFIX + b"*" + _SUFFIX, count=10_000)
-    return sorted(key[len(_PREFIX) : -len(_SUFFIX)].decode() for key in cast(Iterator[bytes], found))
+    names = {key[len(_PREFIX) : -len(_SUFFIX)].decode("ascii", "replace") for key in cast(Iterator[bytes], found)}
+    return sorted(name for name in names if _is_tenant(name))
+
+
+def _is_tenant(name: str) -> bool:
+    try:
+        check_tenant(name)
+    except BadName:
+        return False
+    return True
 
 
 def digests_of(client: redis.Redis, keys: Keys) -> list[str]:
     """The digests of a tenant's versions, sorted: of its list, and of the keys that are there."""
-    listed = {digest.decode() for digest in cast(list[bytes], client.zrange(keys.versions, 0, -1))}
+    listed = {digest.decode("ascii", "replace") for digest in cast(list[bytes], client.zrange(keys.versions, 0, -1))}
     prefix = keys.version("").encode()
     found = cast(Iterator[bytes], client.scan_iter(match=_literal(prefix) + b"*", count=10_000))
     return sorted(listed | {key[len(prefix) :].decode("ascii", "replace") for key in found})
@@ -92,5 +105,5 @@ def _headlines(frame: bytes, digest: str) -> dict[str, float | int | None]:
     try:
         metrics = orjson.loads(raw)["metrics"]
         return {name: metrics[name] for name in HEADLINES if name in metrics}
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"the manifest of version {digest[:12]} is damaged: {error!r}") from error

@@ -23,6 +23,8 @@ HEADLINES = ("skill", "skill_low", "skill_high", "rounds")
 MAX_MANIFEST = 256 * 2**20
 
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}", re.ASCII)
+#: The last moment that an id can tell, epoch ms: the end of the year 9999.
+_LAST_MS = 253_402_300_799_999
 _HEX = r"^[0-9a-f]{64}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}$"
 
@@ -87,7 +89,7 @@ class SnapshotManifest(_Part):
     format: Literal["red10 snapshot 1"] = "red10 snapshot 1"
     id: str
     environment: str = Field(pattern=_NAME)
-    taken_ms: int
+    taken_ms: int = Field(ge=0, le=_LAST_MS)
     store: str | None
     server: SnapshotServerVersion
     rdb_version: int
@@ -97,8 +99,11 @@ class SnapshotManifest(_Part):
 
     @model_validator(mode="after")
     def _named(self) -> SnapshotManifest:
-        if not is_id(self.id) or not self.id.endswith(self.sha256[:8]):
-            raise ValueError(f"{self.id[:80]!r} is not the id of a snapshot with this sha256")
+        if self.id != id_of(self.taken_ms, self.sha256):
+            raise ValueError(f"{self.id[:80]!r} is not the id of a snapshot with this time and sha256")
+        tenants = [tenant.tenant for tenant in self.tenants]
+        if tenants != sorted(set(tenants)):
+            raise ValueError("its tenants are not sorted, or one is named twice")
         return self
 
     def tenant(self, name: str) -> SnapshotTenant | None:
@@ -133,7 +138,18 @@ def decode_manifest(raw: bytes, where: str) -> SnapshotManifest:
 
 def is_id(text: str) -> bool:
     """Whether a text can be the id of a snapshot."""
-    return _ID.fullmatch(text) is not None
+    if _ID.fullmatch(text) is None:
+        return False
+    try:
+        return taken_of(text) >= 0
+    except ValueError:
+        # There is no such day, or no such minute.
+        return False
+
+
+def is_environment(text: str) -> bool:
+    """Whether a text can be the name of an environment."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 def id_of(taken_ms: int, sha256: str) -> str:

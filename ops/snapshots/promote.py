@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version as installed
 from typing import Any
 
 import orjson
@@ -39,8 +40,9 @@ from ops.snapshots.files import hash_file
 from ops.snapshots.loaded import loaded
 from ops.snapshots.promotions import Promoted, record
 from ops.snapshots.report import relied_on
-from ops.snapshots.shelf import Snapshot
+from ops.snapshots.shelf import Snapshot, in_use
 from ops.snapshots.verify import last_report, verify
+from streams.clients import translate, where_of
 from streams.keys import Keys
 from streams.settings import Settings
 
@@ -48,7 +50,7 @@ from streams.settings import Settings
 RELIED_S = 86_400
 #: How long a save of the target may take, s.
 SAVE_S = 600
-#: Memory that a version takes beyond the bytes of its parts: keys and indexes.
+#: Memory that a version takes beyond its own hash: indexes, its number, tags.
 _VERSION_BYTES = 1500
 
 Progress = Callable[[int, int], None]
@@ -132,32 +134,35 @@ class Promoter:
         before = self._store.releases.current()
         if parent is not None and (before is None or before.id != parent):
             raise Refused(str(told(self._store.releases, ReleaseConflict(parent, before.id if before else None))))
-        with loaded(snapshot.data, self._settings) as client:
+        # Two servers are talked to, and an error must name the right one.
+        at = translate(where_of(self._store.client))
+        with in_use(snapshot), loaded(snapshot.data, self._settings) as client, at:
             source = ModelStore(client, Keys(self._settings.tenant))
-            release = source.releases.get(models.release.id)
+            with translate(where_of(client)):
+                release = source.releases.get(models.release.id)
             compared = self._check_fit(source, release, before, runs)
             digests = sorted(set(release.aliases.values()))
             missing = self._missing(digests)
             found = Promotion(name, release.id, None, len(missing), len(digests) - len(missing), compared, verified)
             if dry_run:
                 return found
-            self._check_room(snapshot, len(missing))
+            self._check_room(source, missing)
             info, already = self._carry_over(source, release, missing, before, name, who, why, progress)
-        record(
-            Promoted(
-                snapshot=name,
-                environment=self._settings.environment,
-                tenant=self._settings.tenant,
-                release=info.id,
-                number=info.number,
-                who=who,
-                why=why,
-                created_ms=info.created_ms,
-            ),
-            snapshot,
-            self._settings,
-            self._say,
-        )
+            record(
+                Promoted(
+                    snapshot=name,
+                    environment=self._settings.environment,
+                    tenant=self._settings.tenant,
+                    release=info.id,
+                    number=info.number,
+                    who=who,
+                    why=why,
+                    created_ms=info.created_ms,
+                ),
+                snapshot,
+                self._settings,
+                self._say,
+            )
         return Promotion(
             name, info.id, info.number, found.copied, found.there, compared, verified, self._save(), already
         )
@@ -181,17 +186,20 @@ class Promoter:
     def _missing(self, digests: Sequence[str]) -> list[str]:
         return [digest for digest, info in zip(digests, self._store.infos(digests), strict=True) if info is None]
 
-    def _check_room(self, snapshot: Snapshot, missing: int) -> None:
+    def _check_room(self, source: ModelStore, missing: Sequence[str]) -> None:
         """Refuse what a store with a limit of memory cannot take, before it is full."""
-        if not missing:
-            return
         memory: dict[str, Any] = self._store.client.info("memory")
         limit, used = int(memory["maxmemory"]), int(memory["used_memory"])
-        wanted = missing * (snapshot.manifest.size // snapshot.manifest.count() + _VERSION_BYTES)
-        if limit and used + wanted > limit:
+        if not limit or not missing:
+            return
+        with translate(where_of(source.client)), source.client.pipeline(transaction=False) as pipe:
+            for digest in missing:
+                pipe.memory_usage(source.keys.version(digest), samples=0)
+            wanted = sum(size or 0 for size in pipe.execute()) + len(missing) * _VERSION_BYTES
+        if used + wanted > limit:
             raise Refused(
-                f"the store may use {limit} bytes of memory and uses {used}; {missing} versions take about {wanted} "
-                "more: raise its maxmemory, or remove old versions (`red10 model prune`)"
+                f"the store may use {limit} bytes of memory and uses {used}; {len(missing)} versions take about "
+                f"{wanted} more: raise its maxmemory, or remove old versions (`red10 model prune`)"
             )
 
     def _carry_over(
@@ -272,7 +280,7 @@ def must_be_sound(
         raise SnapshotError(f"{snapshot.data} cannot be read: {error.strerror or error}") from error
     now_ms = time.time_ns() // 1_000_000
     same = sha256 == snapshot.manifest.sha256
-    if same and not anew and relied_on(last_report(snapshot), sha256, now_ms, RELIED_S):
+    if same and not anew and relied_on(last_report(snapshot), sha256, now_ms, RELIED_S, installed("red10")):
         return False
     report = verify(snapshot, settings, record=keep_report, progress=progress)
     if not report.ok:
@@ -289,17 +297,18 @@ def _read(source: ModelStore, digests: Sequence[str]) -> Iterator[tuple[list[Inc
     """Versions as they are stored elsewhere, each checked against its digest; and their bytes."""
     chunk: list[Incoming] = []
     size = 0
-    for digest, fields in read_fields(source.client, source.keys, digests, ("parts", *PARTS)):
-        raw = raw_of(digest, fields)
-        manifest = read_manifest(raw.manifest, digest)
-        check_agreement(digest, manifest, raw.serving, raw.forest)
-        chunk.append(Incoming(digest, raw, manifest))
-        size += sum(map(len, fields.values()))
-        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+    with translate(where_of(source.client)):
+        for digest, fields in read_fields(source.client, source.keys, digests, ("parts", *PARTS)):
+            raw = raw_of(digest, fields)
+            manifest = read_manifest(raw.manifest, digest)
+            check_agreement(digest, manifest, raw.serving, raw.forest)
+            chunk.append(Incoming(digest, raw, manifest))
+            size += sum(map(len, fields.values()))
+            if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+                yield _tagged(source, chunk), size
+                chunk, size = [], 0
+        if chunk:
             yield _tagged(source, chunk), size
-            chunk, size = [], 0
-    if chunk:
-        yield _tagged(source, chunk), size
 
 
 def _tagged(source: ModelStore, versions: Sequence[Incoming]) -> list[Incoming]:
@@ -310,6 +319,7 @@ def _tagged(source: ModelStore, versions: Sequence[Incoming]) -> list[Incoming]:
 def _models(store: ModelStore, release: Release) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and feature set of each version that a release points at."""
     digests = sorted(set(release.aliases.values()))
-    for digest, fields in read_fields(store.client, store.keys, digests, ("name", "manifest")):
-        manifest = orjson.loads(decompress(fields["manifest"], MAX_MANIFEST, f"the manifest of version {digest[:12]}"))
-        yield fields["name"].decode(), manifest["feature_set"]
+    with translate(where_of(store.client)):
+        for digest, fields in read_fields(store.client, store.keys, digests, ("name", "manifest")):
+            raw = decompress(fields["manifest"], MAX_MANIFEST, f"the manifest of version {digest[:12]}")
+            yield fields["name"].decode(), orjson.loads(raw)["feature_set"]

@@ -12,10 +12,10 @@ from typing import Literal
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from ops.errors import ArchiveError
 from ops.snapshots.archive import Archive
 from ops.snapshots.files import write_file
 from ops.snapshots.shelf import PROMOTED, Snapshot
+from streams.errors import Red10Error
 from streams.settings import Settings
 
 
@@ -47,9 +47,12 @@ def record(promoted: Promoted, snapshot: Snapshot, settings: Settings, say: Call
     name, manifest = f"{PROMOTED}{promoted.environment}.json", snapshot.manifest
     try:
         write_file(snapshot.path / name, promoted.encode())
+    except OSError as error:
+        say(f"the promotion is done, but no record of it could be written to {snapshot.path}: {error}")
+    try:
         if settings.archive is not None:
             archive = Archive.of(settings)
             if archive.holds(manifest.environment, manifest.id):
                 archive.write(manifest.environment, manifest.id, name, promoted.encode())
-    except (OSError, ArchiveError) as error:
-        say(f"the promotion is done, but no record of it could be written: {error}")
+    except Red10Error as error:
+        say(f"the promotion is done, but no record of it could be written to the archive: {error}")

@@ -57,14 +57,15 @@ def decode_report(raw: bytes) -> Report | None:
         return None
 
 
-def relied_on(report: Report | None, sha256: str, now_ms: int, within_s: float) -> bool:
-    """Whether a report speaks for a file: it passed, on the very same bytes, all checks, not long ago.
+def relied_on(report: Report | None, sha256: str, now_ms: int, within_s: float, red10: str) -> bool:
+    """Whether a report speaks for a file: it passed, on the very same bytes, all checks of this Red10, not long ago.
 
     Args:
         sha256: of the file as it is now.
         within_s: how old it may be, s.
+        red10: the version that is installed.
     """
-    if report is None or not report.ok or report.sha256 != sha256:
+    if report is None or not report.ok or report.sha256 != sha256 or report.red10 != red10:
         return False
     if tuple(check.name for check in report.checks) != CHECKS or not all(check.ok for check in report.checks):
         return False

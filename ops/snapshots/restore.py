@@ -98,17 +98,20 @@ def restore(
 
 def _put(snapshot: Snapshot, dump: Path, aside: Path | None, progress: Progress | None) -> None:
     beside = dump.with_name(f".{DUMP}.restoring")
-    with open(snapshot.data, "rb") as source, open(beside, "wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.chmod(0o600)
-    if hash_file(beside, progress) != snapshot.manifest.sha256:
-        beside.unlink()
-        raise SnapshotError(f"{snapshot.data} is not what its manifest says, or changed while it was copied")
-    if aside is not None:
-        os.link(dump, aside)
-    beside.replace(dump)
+    try:
+        with open(snapshot.data, "rb") as source, open(beside, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.chmod(0o600)
+        if hash_file(beside, progress) != snapshot.manifest.sha256:
+            raise SnapshotError(f"{snapshot.data} is not what its manifest says, or changed while it was copied")
+        if aside is not None:
+            os.link(dump, aside)
+        beside.replace(dump)
+    finally:
+        # A full disk needs what was written so far.
+        beside.unlink(missing_ok=True)
     sync_directory(dump.parent)
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops.embedded_files import FileLock
 from ops.errors import SnapshotError
-from ops.snapshots.manifest import MAX_MANIFEST, SnapshotManifest, decode_manifest, is_id, taken_of
+from ops.snapshots.files import gate
+from ops.snapshots.manifest import MAX_MANIFEST, SnapshotManifest, decode_manifest, is_environment, is_id, taken_of
 from streams.settings import Settings
 
 DATA, MANIFEST, REPORT = "models.rdb", "manifest.json", "report.json"
@@ -27,14 +30,14 @@ class Listed:
 
     Attributes:
         size: bytes of the data.
-        verified: whether there is a report.
+        reported: whether there is a report of a verification, whatever it says.
         promoted: names of environments that it was promoted into.
     """
 
     environment: str
     id: str
     size: int
-    verified: bool
+    reported: bool
     promoted: tuple[str, ...] = ()
 
     @property
@@ -102,8 +105,9 @@ class Shelf:
         return sorted(found, key=lambda listed: (listed.id, listed.environment), reverse=True)
 
     def _directories(self, environment: str | None) -> Iterator[Path]:
-        for parent in self.directory.glob(environment or "[!.]*"):
-            yield from (path for path in parent.glob("*") if is_id(path.name))
+        names = [path.name for path in self.directory.glob("*")] if environment is None else [environment]
+        for name in filter(is_environment, names):
+            yield from (path for path in (self.directory / name).glob("*") if is_id(path.name))
 
     def find(self, text: str, environment: str | None = None) -> Snapshot:
         """The snapshot that a text means: `latest`, an id or its beginning, `ENVIRONMENT/ID`, or a directory.
@@ -118,18 +122,41 @@ class Shelf:
             return read_snapshot(Path(text).absolute())
         before, slash, name = text.rpartition("/")
         listed = choose(self.list(before if slash else environment), name, f"in {self.directory}")
-        return read_snapshot(self.place(listed.environment, listed.id))
+        found = read_snapshot(self.place(listed.environment, listed.id))
+        if (found.manifest.environment, found.manifest.id) != (listed.environment, listed.id):
+            told = f"{found.manifest.environment}/{found.manifest.id}"
+            raise SnapshotError(f"{found.path} holds snapshot {told}: give the directory that name")
+        return found
 
-    def remove(self, environment: str, snapshot: str) -> None:
+    def remove(self, listed: Listed) -> bool:
         """Remove a snapshot: from one moment to the next it is none any more, whatever happens then.
+
+        Returns:
+            Whether it was removed: it is not if it is being promoted, or was since it was listed, or is gone.
 
         Raises:
             OSError: the file system refuses.
         """
-        place = self.place(environment, snapshot)
+        place = self.place(listed.environment, listed.id)
         aside = place.with_name(f".removed-{uuid.uuid4().hex[:8]}")
-        place.rename(aside)
-        shutil.rmtree(aside)
+        with gate(place.parent), closing(FileLock(place / MANIFEST)) as lock:
+            if not (place / MANIFEST).exists() or not lock.try_exclusive():
+                return False
+            if not set(_promoted(place)) <= set(listed.promoted):
+                return False
+            place.rename(aside)
+            # What a link leads to is somebody else's.
+            aside.unlink() if aside.is_symlink() else shutil.rmtree(aside)
+        return True
+
+
+@contextmanager
+def in_use(snapshot: Snapshot) -> Iterator[None]:
+    """Keep a snapshot of this machine from being removed, if whoever asks could remove it."""
+    with closing(FileLock(snapshot.path / MANIFEST)) as lock:
+        with suppress(OSError):
+            lock.try_shared()
+        yield
 
 
 def choose(listed: Sequence[Listed], text: str, where: str) -> Listed:

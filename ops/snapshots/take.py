@@ -19,16 +19,16 @@ from typing import BinaryIO, cast
 import redis
 from pydantic import SecretStr
 
-from modelstore.errors import ModelStoreError
 from modelstore.store import ModelStore
 from ops.errors import Refused, SnapshotError
 from ops.snapshots.files import Progress, finish, hash_file, remove_abandoned, work_directory, write_file
-from ops.snapshots.inventory import tenant_of, tenants_of
+from ops.snapshots.inventory import WRONG_CONTENTS, tenant_of, tenants_of
 from ops.snapshots.loaded import loaded, server_for
 from ops.snapshots.manifest import SnapshotManifest, SnapshotServerVersion, SnapshotTenant, id_of
 from ops.snapshots.rdb import check_form, read_head
 from ops.snapshots.replication import receive
 from ops.snapshots.shelf import DATA, MANIFEST, Shelf, Snapshot, read_snapshot
+from streams.clients import connect
 from streams.keys import Keys
 from streams.settings import Settings
 
@@ -46,8 +46,10 @@ def take(
 
     Raises:
         SnapshotError: it cannot be taken, or is not sound; nothing is left.
-        Refused: the server holds no models.
+        Refused: the server holds no models, or the URL names another database of it than the first.
     """
+    with connect(url) as client:
+        _check_database(client)
     shelf = Shelf.of(settings)
     parent = shelf.directory / settings.environment
     try:
@@ -87,23 +89,35 @@ def take(
         ) from error
 
 
+def _check_database(client: redis.Redis) -> None:
+    """A snapshot is of the whole server, and what it says of models is said of those in database 0."""
+    database = client.connection_pool.connection_kwargs.get("db") or 0
+    if database != 0:
+        raise Refused(
+            f"models_url names database {database}: a snapshot holds a whole server, and its models have to be in "
+            "database 0; give each environment's models a server of their own"
+        )
+
+
 def _contents(data: Path, settings: Settings) -> tuple[str | None, tuple[SnapshotTenant, ...]]:
     with loaded(data, settings) as client:
         try:
+            store = ModelStore(client, Keys(settings.tenant)).find_uuid()
             tenants = tuple(tenant_of(client, tenant) for tenant in tenants_of(client))
-        except ModelStoreError as error:
+        except WRONG_CONTENTS as error:
             raise SnapshotError(f"the store is damaged, so no snapshot is kept: {error}") from error
         if not tenants:
             raise Refused("this Redis holds no models, so there is nothing to take a snapshot of: look at models_url")
-        return ModelStore(client, Keys(settings.tenant)).find_uuid(), tenants
+        return store, tenants
 
 
 def plan_take(client: redis.Redis, settings: Settings) -> dict[str, object]:
     """What `take` would do, without doing it.
 
     Raises:
-        Refused: the server holds no models.
+        Refused: as of `take`.
     """
+    _check_database(client)
     tenants = tenants_of(client)
     if not tenants:
         raise Refused("this Redis holds no models, so there is nothing to take a snapshot of: look at models_url")

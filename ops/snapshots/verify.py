@@ -32,14 +32,14 @@ from modelstore.manifest import Serving
 from modelstore.store import ModelStore
 from modelstore.version import PARTS, NewVersion, check_agreement, read_manifest
 from ops.errors import SnapshotError
+from ops.snapshot_source import FileSource
 from ops.snapshots.files import hash_file, write_file
-from ops.snapshots.inventory import CHUNK, digests_of, tenant_of, tenants_of
+from ops.snapshots.inventory import CHUNK, WRONG_CONTENTS, digests_of, tenant_of, tenants_of
 from ops.snapshots.loaded import loaded, server_for
 from ops.snapshots.manifest import SnapshotManifest
 from ops.snapshots.rdb import check_form, read_head
 from ops.snapshots.report import CHECKS, Check, Report, decode_report
 from ops.snapshots.shelf import Snapshot
-from streams.errors import Red10Error
 from streams.keys import Keys
 from streams.settings import Settings
 
@@ -61,12 +61,16 @@ def verify(snapshot: Snapshot, settings: Settings, *, record: bool = True, progr
     Raises:
         SnapshotError: a check cannot be made here, whatever the snapshot is like; or the report cannot be written.
     """
-    verdicts = _Verdicts()
+    verdicts, file = _Verdicts(), FileSource(snapshot.data)
+    before = file.mark()
     try:
         _check_file(snapshot, settings, verdicts)
         _check_contents(snapshot, settings, verdicts, progress)
     except OSError as error:
         raise SnapshotError(f"{snapshot.path} cannot be verified: {error.strerror or error}") from error
+    if file.mark() != before:
+        # What one check says of the one file, another may say of the other.
+        raise SnapshotError(f"{snapshot.data} was changed while it was verified: find out by whom, and verify again")
     checks = verdicts.all()
     report = Report(
         id=snapshot.manifest.id,
@@ -85,11 +89,13 @@ def verify(snapshot: Snapshot, settings: Settings, *, record: bool = True, progr
 
 
 def last_report(snapshot: Snapshot) -> Report | None:
-    """The report of the last verification, if there is one."""
+    """The report of the last verification, if there is one, of this snapshot."""
     try:
-        return decode_report(snapshot.report.read_bytes())
+        found = decode_report(snapshot.report.read_bytes())
     except OSError:
         return None
+    manifest = snapshot.manifest
+    return found if found is not None and (found.id, found.sha256) == (manifest.id, manifest.sha256) else None
 
 
 @dataclass(slots=True)
@@ -147,11 +153,18 @@ def _check_loaded(
     verdicts: _Verdicts,
     progress: Progress | None,
 ) -> None:
-    store = ModelStore(client, Keys(settings.tenant)).find_uuid()
-    verdicts.add(
-        "store", [] if store == manifest.store else [f"of store {store}, not {manifest.store}"], f"store {store}"
-    )
-    there = {tenant: digests_of(client, Keys(tenant)) for tenant in tenants_of(client)}
+    try:
+        store = ModelStore(client, Keys(settings.tenant)).find_uuid()
+        verdicts.add(
+            "store", [] if store == manifest.store else [f"of store {store}, not {manifest.store}"], f"store {store}"
+        )
+    except WRONG_CONTENTS as error:
+        verdicts.add("store", [str(error)], "")
+    try:
+        there = {tenant: digests_of(client, Keys(tenant)) for tenant in tenants_of(client)}
+    except WRONG_CONTENTS as error:
+        verdicts.add("versions", [str(error)], "")
+        return
     count = sum(map(len, there.values()))
     verdicts.add("versions", list(_compare_sets(manifest, there)), f"{count} versions, as the manifest lists them")
     digests, golden = _check_versions(client, there, settings, progress)
@@ -179,7 +192,7 @@ def _compare_claims(client: redis.Redis, manifest: SnapshotManifest, there: dict
             continue
         try:
             found = tenant_of(client, tenant.tenant)
-        except Red10Error as error:
+        except WRONG_CONTENTS as error:
             yield f"tenant {tenant.tenant}: {error}"
             continue
         if found.release != tenant.release:
@@ -219,8 +232,8 @@ def _read_versions(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> t
     wanted = ("parts", "name", *PARTS)
     try:
         whole = dict(read_fields(client, keys, digests, wanted))
-    except Red10Error:
-        # One of them lacks a field, or is gone: each by itself tells which.
+    except WRONG_CONTENTS:
+        # One of them lacks a field, or is something else: each by itself tells which.
         whole = {}
     for digest in digests:
         try:
@@ -234,8 +247,9 @@ def _read_versions(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> t
             if version.digest != digest:
                 bad.append(f"version {digest[:12]} does not read back as it was written")
             found.append(version)
-        except Red10Error as error:
-            bad.append(str(error))
+        except WRONG_CONTENTS as error:
+            told = str(error)
+            bad.append(told if digest[:12] in told else f"version {digest[:12]}: {told}")
     return found, bad
 
 
@@ -247,12 +261,14 @@ def _check_numbers(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> l
         with client.pipeline(transaction=False) as pipe:
             for digest in chunk:
                 pipe.hmget(keys.version(digest), "name", "number")
-            fields = cast(list[list[bytes | None]], pipe.execute())
+            # What is no hash answers with an error, which is no version either.
+            replies = cast(list[list[bytes | None] | Exception], pipe.execute(raise_on_error=False))
+            fields = [(None, None) if isinstance(reply, Exception) else (reply[0], reply[1]) for reply in replies]
             for name, number in fields:
                 pipe.hget(
                     keys.model((name or b"").decode("utf-8", "replace")), (number or b"").decode("ascii", "replace")
                 )
-            named = pipe.execute()
+            named = pipe.execute(raise_on_error=False)
         for digest, (name, number), to in zip(chunk, fields, named, strict=True):
             if to != digest.encode():
                 bad.append(f"version {digest[:12]} is not number {number!r} of {name!r}")

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["503", "close", "silent", "cut", "no checksums", "lost reply"]
+Fault = Literal["503", "close", "silent", "cut", "drip", "redirect", "no store", "no checksums", "lost reply"]
 #: Method, path and headers of a request -> what goes wrong with it.
 Faults = Callable[[str, str, Mapping[str, str]], Fault | None]
 
@@ -70,6 +70,10 @@ class FlakyStore:
             request.close_connection = True
         elif fault == "503":
             self._answer(request, 503, {}, BUSY)
+        elif fault == "redirect":
+            self._answer(request, 301, {"Location": self.url + path}, b"")
+        elif fault == "no store":
+            self._answer(request, 200, {}, b"<html><body>Log in to the network</body></html>")
         elif fault == "no checksums" and any("checksum" in name.lower() for name in request.headers):
             self._answer(request, 501, {}, NO_CHECKSUMS)
         else:
@@ -81,10 +85,16 @@ class FlakyStore:
             if fault == "lost reply":
                 request.close_connection = True
             else:
-                self._answer(request, reply.status, headers, data, cut=fault == "cut")
+                self._answer(request, reply.status, headers, data, cut=fault == "cut", drip=fault == "drip")
 
     def _answer(
-        self, request: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], data: bytes, cut: bool = False
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        headers: Mapping[str, str],
+        data: bytes,
+        cut: bool = False,
+        drip: bool = False,
     ) -> None:
         request.send_response_only(status)
         kept = {name: value for name, value in headers.items() if name.lower() not in ("connection", "content-length")}
@@ -92,7 +102,11 @@ class FlakyStore:
         for name, value in (kept | {"Content-Length": length}).items():
             request.send_header(name, value)
         request.end_headers()
-        if request.command != "HEAD":
+        if drip:
+            for byte in data:
+                request.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+        elif request.command != "HEAD":
             request.wfile.write(data[: len(data) // 2] if cut else data)
         if cut:
             request.close_connection = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from ops.errors import ArchiveError, Refused, SnapshotError
 from ops.snapshots.archive import Archive
 from ops.snapshots.files import hash_file
 from ops.snapshots.manifest import id_of
+from ops.snapshots.prune import DAY_MS, prune_archive
 from ops.snapshots.shelf import Listed, Shelf, Snapshot, read_snapshot
 from ops.snapshots.take import take
 from ops.snapshots.verify import verify
 from streams.errors import ConfigurationError
-from streams.settings import Settings
+from streams.settings import Settings, load_settings
 from tests.conftest import binary_of
 from tests.objects import ObjectServer
 from tests.ops.snapshots.flaky import Fault, FlakyStore, sound, times
@@ -125,6 +126,14 @@ def test_what_is_fetched_is_what_was_archived(
     assert hash_file(fetched.data) == manifest.sha256
     assert fetched.report.read_bytes() == own.report.read_bytes()
     assert archive.get(listed, shelf) == (fetched, False)
+    whole = fetched.data.read_bytes()
+    fetched.data.write_bytes(whole[:-1])
+    with pytest.raises(SnapshotError, match="remove that directory"):
+        archive.get(listed, shelf)
+    fetched.data.unlink()
+    with pytest.raises(SnapshotError, match="has 0 bytes"):
+        archive.get(listed, shelf)
+    fetched.data.write_bytes(whole)
     assert [path.name for path in fetched.path.parent.iterdir()] == [manifest.id]
     archive.remove("staging", manifest.id)
     assert keys(objects, bucket) == {}
@@ -154,22 +163,23 @@ def test_encryption_and_checksums_are_as_the_settings_say(
 
 
 def impatient(settings: Settings, fault: Fault) -> Settings:
-    """Where silence is the fault, it is not waited for long."""
-    return settings.model_copy(update={"s3_timeout_s": 2.0}) if fault == "silent" else settings
+    """Where silence is the fault, it is not waited for long, nor often."""
+    return settings.model_copy(update={"s3_timeout_s": 1.5, "s3_attempts": 2}) if fault == "silent" else settings
 
 
 @pytest.mark.parametrize("fault", ["503", "close", "silent", "lost reply"])
 def test_what_passes_is_tried_again(
     own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore, fault: Fault
 ) -> None:
-    archive = Archive.of(impatient(settings, fault))
-    flaky.silence_s = 2.5
-    flaky.faults = times(2, fault, "PUT", "partNumber=2")
+    hasty = impatient(settings, fault)
+    archive, attempts = Archive.of(hasty), hasty.s3_attempts
+    flaky.silence_s = 2.0
+    flaky.faults = times(attempts - 1, fault, "PUT", "partNumber=2")
     assert archive.put(own)
-    assert sum("partNumber=2" in path for _, path in flaky.seen) == 3
+    assert sum("partNumber=2" in path for _, path in flaky.seen) == attempts
     assert sum("partNumber=1" in path for _, path in flaky.seen) == 1
     assert uploads(objects, bucket) == 0
-    flaky.faults = times(2, fault, "GET", "models.rdb")
+    flaky.faults = times(attempts - 1, fault, "GET", "models.rdb")
     fetched, _ = archive.get(archive.find("latest"), Shelf.of(settings))
     assert hash_file(fetched.data) == own.manifest.sha256
 
@@ -180,13 +190,15 @@ def test_what_passes_is_tried_again(
 def test_what_does_not_pass_is_a_clear_error_and_goes_on_later(
     own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore, fault: Fault, told: str
 ) -> None:
-    archive = Archive.of(impatient(settings, fault))
-    flaky.silence_s = 2.5
+    hasty = impatient(settings, fault)
+    archive = Archive.of(hasty)
+    flaky.silence_s = 2.0
     flaky.faults = times(1000, fault, "PUT", "partNumber=2")
     with pytest.raises(ArchiveError, match=told) as caught:
         archive.put(own)
     assert f"s3://{bucket}/red10/staging/{own.manifest.id}/models.rdb" in str(caught.value)
-    assert sum("partNumber=2" in path for _, path in flaky.seen) == 3, "tried as often as s3_attempts says"
+    tried = sum("partNumber=2" in path for _, path in flaky.seen)
+    assert tried == hasty.s3_attempts, "tried as often as s3_attempts says"
     assert keys(objects, bucket) == {}
     assert archive.list() == []
     flaky.faults = sound
@@ -260,6 +272,32 @@ def test_a_store_that_refuses_checksums_works_unless_they_are_asked_for(
     assert Archive.of(settings).put(own)
 
 
+def test_a_store_that_drips_is_given_up(own: Snapshot, settings: Settings, flaky: FlakyStore) -> None:
+    """Each byte comes in time; all of them would take months."""
+    Archive.of(settings).put(own)
+    archive = Archive.of(settings.model_copy(update={"s3_timeout_s": 0.2, "s3_attempts": 2}))
+    listed = archive.find("latest")
+    flaky.faults = lambda *of: "drip" if of[0] == "GET" and "models.rdb" in of[1] else None
+    with pytest.raises(ArchiveError, match=r"only \d+ bytes came"):
+        archive.get(listed, Shelf.of(settings))
+    flaky.faults = sound
+    fetched, _ = Archive.of(settings).get(listed, Shelf.of(settings))
+    assert hash_file(fetched.data) == own.manifest.sha256
+
+
+def test_what_is_no_store_is_not_taken_for_an_empty_one(settings: Settings, flaky: FlakyStore) -> None:
+    flaky.faults = lambda *of: "no store"
+    with pytest.raises(ArchiveError, match="no store of objects"):
+        Archive.of(settings).list()
+    flaky.faults = lambda *of: "redirect"
+    with pytest.raises(ArchiveError, match="redirects without end"):
+        Archive.of(settings).list()
+    for endpoint in ("http://me:secret@127.0.0.1", "ftp://127.0.0.1", "127.0.0.1:9000"):
+        with pytest.raises(ConfigurationError, match="without user") as caught:
+            load_settings(s3_endpoint=endpoint)
+        assert "secret" not in str(caught.value)
+
+
 def test_what_was_changed_in_the_archive_is_not_taken(
     own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str
 ) -> None:
@@ -300,27 +338,83 @@ def test_a_file_that_is_not_what_its_manifest_says_is_not_archived(
     assert keys(objects, bucket) == {}
 
 
-def test_listing_thousands_takes_a_few_requests_and_opens_nothing(
+def test_data_that_the_archive_lost_is_uploaded_again(
+    own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str
+) -> None:
+    archive = Archive.of(settings)
+    archive.put(own)
+    key = f"red10/staging/{own.manifest.id}/models.rdb"
+    objects.client().delete_object(Bucket=bucket, Key=key)
+    assert not archive.holds("staging", own.manifest.id)
+    assert archive.put(own)
+    objects.client().put_object(Bucket=bucket, Key=key, Body=b"cut")
+    assert archive.put(own)
+    assert not archive.put(own)
+    fetched, _ = archive.get(archive.find("latest"), Shelf.of(settings))
+    assert hash_file(fetched.data) == own.manifest.sha256
+
+
+def test_uploads_that_nobody_comes_back_to_are_given_up(
+    own: Snapshot, settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore
+) -> None:
+    def broken(size_mb: int) -> None:
+        flaky.faults = lambda *of: "503" if of[0] == "PUT" and "partNumber=2" in of[1] else None
+        with pytest.raises(ArchiveError):
+            Archive.of(settings.model_copy(update={"s3_part_mb": size_mb})).put(own)
+        flaky.faults = sound
+
+    broken(5)
+    broken(6)
+    assert uploads(objects, bucket) == 1, "the one in parts of another size was given up"
+    (own.path / ".upload.json").unlink()
+    objects.client().create_multipart_upload(Bucket=bucket, Key="red10/somebody/else")
+    archive, said = Archive.of(settings), list[str]()
+    begun_ms = max(begun_ms for _, _, begun_ms in archive.bucket.uploads(""))
+    prune_archive(archive, [], begun_ms + 6 * DAY_MS, said.append)
+    assert uploads(objects, bucket) == 2, "they may be under way"
+    prune_archive(archive, [], begun_ms + 8 * DAY_MS, said.append)
+    [left] = objects.client().list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert (left["Key"], said) == ("red10/somebody/else", [])
+    flaky.faults = lambda *of: "503" if "uploads" in of[1] else None
+    prune_archive(archive, [], begun_ms, said.append)
+    assert "may be left" in said[0]
+
+
+def test_what_was_promoted_since_it_was_listed_stays_in_the_archive(own: Snapshot, settings: Settings) -> None:
+    archive = Archive.of(settings)
+    archive.put(own)
+    [listed] = archive.list()
+    archive.write("staging", own.manifest.id, "promoted-production.json", b"{}")
+    assert prune_archive(archive, [listed], 0, print) == []
+    [listed] = archive.list()
+    assert prune_archive(archive, [listed], 0, print) == [listed]
+    assert archive.list() == []
+
+
+def test_listing_takes_a_request_per_page_and_opens_nothing(
     settings: Settings, objects: ObjectServer, bucket: str, flaky: FlakyStore
 ) -> None:
+    """A page has a thousand keys; here it has ten."""
     client: Any = objects.client()
-    ids = [id_of(1_700_000_000_000 + 60_000 * number, f"{number:064x}"[::-1]) for number in range(510)]
-
-    def put(part: list[str]) -> None:
-        for snapshot in part:
-            for name in ("manifest.json", "models.rdb"):
-                client.put_object(Bucket=bucket, Key=f"red10/staging/{snapshot}/{name}", Body=b"x")
-
-    threads = [threading.Thread(target=put, args=(ids[start::4],)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    client.put_object(Bucket=bucket, Key=f"red10/staging/{id_of(0, 'ab' * 32)}/models.rdb", Body=b"x")
-    found = Archive.of(settings).list("staging")
+    ids = [id_of(1_700_000_000_000 + 60_000 * number, f"{number:064x}"[::-1]) for number in range(25)]
+    begun = id_of(0, "ab" * 32)
+    names = [f"{snapshot}/{name}" for snapshot in ids for name in ("manifest.json", "models.rdb")]
+    others = ["notes.txt", f"{ids[0]}/more/models.rdb", "99999999T000000Z-00000000/manifest.json"]
+    for name in (*names, f"{begun}/models.rdb", *others):
+        client.put_object(Bucket=bucket, Key=f"red10/staging/{name}", Body=b"x")
+    archive = Archive.of(settings)
+    archive.bucket._client.meta.events.register(
+        "provide-client-params.s3.ListObjectsV2", lambda params, **_: params | {"MaxKeys": 10}
+    )
+    found = archive.list("staging")
     assert [listed.id for listed in found] == sorted(ids, reverse=True)
-    assert len(flaky.seen) == 2, "1,021 keys, a thousand at a time"
-    assert Archive.of(settings).unfinished("staging", 1_700_000_000_000) == [("staging", id_of(0, "ab" * 32))]
+    assert [method for method, _ in flaky.seen] == ["GET"] * 6, "54 keys, ten at a time"
+    assert all("list-type=2" in path for _, path in flaky.seen)
+    now_ms = time.time_ns() // 1_000_000
+    assert archive.unfinished("staging", now_ms + 8 * DAY_MS) == [("staging", begun)]
+    assert archive.unfinished("staging", now_ms) == [], "of an old snapshot, but being uploaded"
+    client.delete_object(Bucket=bucket, Key=f"red10/staging/{ids[3]}/models.rdb")
+    assert archive.unfinished("staging", now_ms) == [("staging", ids[3])], "what has no data is being removed"
 
 
 def test_without_an_archive_that_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def test_a_round_of_all_commands(
     snapshot = taken["id"]
     assert taken["tenants"][0]["versions"] == 3
     [listed] = told("snapshot", "list")
-    assert (listed["id"], listed["environment"], listed["verified"]) == (snapshot, "staging", False)
+    assert (listed["id"], listed["environment"], listed["reported"]) == (snapshot, "staging", False)
 
     before = files(tmp_path)
     assert told("snapshot", "verify", "--dry-run")["ok"]
@@ -100,6 +101,8 @@ def test_a_round_of_all_commands(
     found = told("snapshot", "diff", snapshot, *at)
     assert (len(found["added"]), found["gone"], len(found["aliases"])) == (3, [], 3)
     assert "champion" in red10("snapshot", "diff", snapshot, *at).stdout
+    nobody = red10("snapshot", "diff", snapshot, "--tenant", "nobody", *at)
+    assert (nobody.exit_code, "the snapshot has default" in " ".join(nobody.output.split())) == (2, True)
     state = essence(client, KEYS)
     plan = told("snapshot", "promote", snapshot, "-e", "production", "--dry-run", *at)
     assert (plan["copied"], plan["there"], plan["number"]) == (0, 3, None)
@@ -117,6 +120,9 @@ def test_a_round_of_all_commands(
     assert (plan["removed"], plan["kept"]) == ([], 2), "the older one was promoted into production"
     (tmp_path / "elsewhere" / "staging" / snapshot / "promoted-production.json").unlink()
     client.flushall()
+    plan = told("snapshot", "prune", "--keep", 1, "--dry-run", *at)
+    assert plan["removed"] == [], "the archive knows of the promotion as well"
+    objects.client().delete_object(Bucket="models", Key=f"staging/{snapshot}/promoted-production.json")
     plan = told("snapshot", "prune", "--keep", 1, "--dry-run", *at)
     assert plan["removed"] == [f"staging/{snapshot}"]
     assert len(told("snapshot", "list")) == 2
@@ -179,6 +185,35 @@ def test_the_embedded_models_redis_is_restored_and_proved(tmp_path: Path) -> Non
     [kept] = told("snapshot", "restore", "latest", "--replace")["kept"]
     assert Path(kept).exists()
     assert told("model", "tag", f"{NAMES[0]}@1")["tags"] == {}
+
+
+def test_a_snapshot_of_another_environment_is_not_restored_unless_it_is_named(
+    server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    fill(client, 0)
+    snapshot = told("snapshot", "take", "-e", "staging", "--models-url", server.url)["id"]
+    for text in ("latest", snapshot):
+        refused = red10("snapshot", "restore", text, tmp_path / "place", "-e", "production")
+        assert refused.exit_code == 1
+        assert f"name it as staging/{snapshot}" in " ".join(refused.output.split())
+    assert not (tmp_path / "place").exists()
+    told("snapshot", "restore", "latest", tmp_path / "own", "-e", "staging")
+    told("snapshot", "restore", f"staging/{snapshot}", tmp_path / "other", "-e", "production")
+
+
+def test_a_promotion_that_is_not_saved_ends_with_2(server: Server, client: redis.Redis, tmp_path: Path) -> None:
+    at = ("--models-url", server.url)
+    fill(client, 0)
+    told("snapshot", "take", "-e", "staging", *at)
+    dump = server.directory / "dump.rdb"
+    dump.unlink(missing_ok=True)
+    (dump / "in the way").mkdir(parents=True)
+    try:
+        done = told("snapshot", "promote", "staging/latest", "-e", "production", *at, code=2)
+        assert (done["already"], done["saved"]) == (True, False)
+    finally:
+        shutil.rmtree(dump)
+        client.save()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "ops" / "scripts").glob("[!_]*.py")))

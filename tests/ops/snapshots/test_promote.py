@@ -28,6 +28,7 @@ from ops.snapshots.shelf import Shelf, Snapshot
 from ops.snapshots.take import take
 from ops.snapshots.verify import verify
 from streams.clients import connect
+from streams.errors import Red10Error
 from streams.settings import Pipeline, Settings
 from tests.conftest import binary_of
 from tests.modelstore.made import FEATURE_SET, FEATURES, manifest
@@ -289,6 +290,19 @@ def test_it_writes_no_faster_than_it_may(snapshot: Snapshot, client: redis.Redis
     assert took > 0.9 * size / 20_000
 
 
+def test_an_error_names_the_server_that_answered_it(
+    snapshot: Snapshot, server: Server, client: redis.Redis, settings: Settings
+) -> None:
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(Red10Error, match="read only replica") as caught:
+            promoter(client, settings).promote(snapshot, runs=None, who="me")
+    finally:
+        client.replicaof("NO", "ONE")
+    assert f"Redis at {server.url}".replace("unix://", "unix:") in str(caught.value).replace("unix://", "unix:")
+    assert client.dbsize() == 0
+
+
 def test_a_store_without_room_is_refused_before_it_is_full(
     snapshot: Snapshot, client: redis.Redis, settings: Settings
 ) -> None:
@@ -299,6 +313,20 @@ def test_a_store_without_room_is_refused_before_it_is_full(
     finally:
         client.config_set("maxmemory", 0)
     assert client.dbsize() == 0
+
+
+def test_room_is_wanted_for_versions_and_not_for_the_rest_of_the_snapshot(
+    server: Server, client: redis.Redis, settings: Settings
+) -> None:
+    fill(client)
+    client.set("others", os.urandom(3 << 20))
+    found = take(server.url, settings)
+    client.flushall()
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_000_000)
+    try:
+        assert promoter(client, settings).promote(found, runs=None, who="me").copied == 3
+    finally:
+        client.config_set("maxmemory", 0)
 
 
 def test_a_snapshot_of_a_newer_server_than_there_is_here_is_refused_with_the_reason(tmp_path: Path) -> None:

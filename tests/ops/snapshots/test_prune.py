@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 
 from modelstore.store import ModelStore
 from ops.snapshots.diff import compare
+from ops.snapshots.files import finish, remove_abandoned, work_directory
 from ops.snapshots.inventory import tenant_of
 from ops.snapshots.manifest import id_of
 from ops.snapshots.promote import Promoter
-from ops.snapshots.prune import DAY_MS, prune_shelf, superfluous, used_snapshots
-from ops.snapshots.shelf import Listed, Shelf
+from ops.snapshots.prune import DAY_MS, prune_shelf, superfluous, used_snapshots, with_records
+from ops.snapshots.shelf import Listed, Shelf, in_use
 from ops.snapshots.take import take
 from streams.settings import Settings
 from tests.ops.snapshots.made import KEYS, NAMES, aliases, fill, generation, settings_of
@@ -104,6 +107,52 @@ def test_what_a_kept_release_came_from_stays_until_the_release_goes(
     prune_shelf(shelf, list(shelf.list()))
     assert shelf.list() == []
     assert os.listdir(shelf.directory / "staging") == [".fetching-1234"], "a download goes on when it is called again"
+    os.utime(shelf.directory / "staging" / ".fetching-1234", (0, 0))
+    prune_shelf(shelf, [])
+    assert os.listdir(shelf.directory / "staging") == [], "unless that was a week ago"
+
+
+def test_an_empty_store_says_nothing_of_what_is_in_use(server: Server, client: redis.Redis, tmp_path: Path) -> None:
+    """It may have lost everything, and what it is to be restored from must not go then."""
+    said: list[str] = []
+    assert used_snapshots(settings_of(tmp_path, models_url=server.url), said.append) is None
+    assert "is empty" in said[0]
+    fill(client)
+    assert used_snapshots(settings_of(tmp_path, models_url=server.url), said.append) == set()
+
+
+def test_what_is_promoted_meanwhile_stays(server: Server, client: redis.Redis, tmp_path: Path, shelf: Shelf) -> None:
+    fill(client)
+    snapshot = take(server.url, settings_of(tmp_path))
+    with in_use(snapshot):
+        assert prune_shelf(shelf, shelf.list()) == []
+    [before] = shelf.list()
+    (snapshot.path / "promoted-production.json").write_bytes(b"{}")
+    assert prune_shelf(shelf, [before]) == [], "it was promoted since it was listed"
+    [after] = shelf.list()
+    assert prune_shelf(shelf, [after, after]) == [after], "and another command may have removed it"
+    assert shelf.list() == []
+    archived = Listed(before.environment, before.id, 1, True, ("production",))
+    assert with_records([before], [archived])[0].promoted == ("production",)
+
+
+def test_commands_that_begin_while_others_end_leave_their_directories_alone(tmp_path: Path) -> None:
+    wrong: list[str] = []
+
+    def make(number: int) -> None:
+        for _ in range(60):
+            remove_abandoned(tmp_path, ".taking-")
+            with work_directory(tmp_path, f".taking-{uuid.uuid4().hex}") as work:
+                (work / "models.rdb").write_bytes(b"data")
+                place = tmp_path / uuid.uuid4().hex
+                finish(work, place)
+            if os.listdir(place) != ["models.rdb"]:
+                wrong.append(f"{number}: {os.listdir(place)}")
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(make, number) for number in range(4)]:
+            done.result()
+    assert wrong == []
 
 
 def test_a_diff_tells_versions_and_aliases(server: Server, client: redis.Redis, tmp_path: Path) -> None:

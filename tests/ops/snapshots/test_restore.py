@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,20 @@ def test_a_server_that_would_come_up_empty_is_refused(settings: Settings, tmp_pa
     with pytest.raises(SnapshotError, match=r"written by Redis 7\.0"):
         restore(found, tmp_path / "server", only)
     assert not (tmp_path / "server").exists()
+
+
+def test_a_full_disk_is_not_filled_with_what_is_no_use(
+    snapshot: tuple[Snapshot, dict[bytes, object]], settings: Settings, tmp_path: Path
+) -> None:
+    found, _ = snapshot
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limit[1]))
+    try:
+        with pytest.raises(SnapshotError, match="File too large"):
+            restore(found, tmp_path / "server", settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list((tmp_path / "server").iterdir()) == []
 
 
 def test_a_file_that_changed_is_not_put_in_place(

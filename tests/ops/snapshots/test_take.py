@@ -20,7 +20,7 @@ from ops.snapshots.manifest import decode_manifest, id_of, taken_of
 from ops.snapshots.rdb import read_head
 from ops.snapshots.replication import receive
 from ops.snapshots.shelf import Shelf, read_snapshot
-from ops.snapshots.take import take
+from ops.snapshots.take import plan_take, take
 from streams.errors import Red10Error
 from streams.keys import Keys
 from tests.conftest import binary_of
@@ -221,3 +221,34 @@ def test_a_manifest_that_contradicts_itself_is_refused(server: Server, client: r
     ):
         with pytest.raises(SnapshotError, match="here is no manifest"):
             decode_manifest(raw.replace(old, new), "here")
+
+
+def test_a_store_that_holds_something_else_is_said_to_be_damaged(tmp_path: Path) -> None:
+    server = Server(binary_of("embedded")).start()
+    try:
+        with server.client() as client:
+            for key, value in ((KEYS.release_pointer, {"number": "many"}), (KEYS.versions, {"a": "hash"})):
+                fill(client)
+                client.delete(KEYS.versions) if key == KEYS.versions else None
+                client.hset(key, mapping=value)
+                with pytest.raises(SnapshotError, match="damaged"):
+                    take(server.url, settings_of(tmp_path))
+                client.flushall()
+    finally:
+        server.close()
+
+
+def test_another_database_than_the_first_is_refused(server: Server, client: redis.Redis, tmp_path: Path) -> None:
+    """The manifest would tell of the models in database 0, which are somebody else's."""
+    fill(client)
+    url = f"{server.url}?db=3"
+    with redis.Redis.from_url(url) as other:
+        fill(other, 1)
+        try:
+            with pytest.raises(Refused, match="database 3"):
+                plan_take(other, settings_of(tmp_path))
+            with pytest.raises(Refused, match="database 3"):
+                take(url, settings_of(tmp_path))
+        finally:
+            other.flushdb()
+    assert not (tmp_path / "snapshots").exists()

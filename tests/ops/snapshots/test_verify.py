@@ -9,22 +9,26 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modelstore.store import ModelStore
 from modelstore.version import NewVersion
+from ops.errors import SnapshotError
+from ops.snapshots import verify as verifying
 from ops.snapshots.files import hash_file
 from ops.snapshots.manifest import SnapshotManifest, id_of
 from ops.snapshots.rdb import judge_form
+from ops.snapshots.replication import receive
 from ops.snapshots.report import CHECKS, Report, relied_on
 from ops.snapshots.shelf import Snapshot, read_snapshot
 from ops.snapshots.take import take
 from ops.snapshots.verify import last_report, verify
 from streams.settings import Settings
 from tests.conftest import binary_of
-from tests.ops.snapshots.made import KEYS, fill, generation, settings_of
+from tests.ops.snapshots.made import KEYS, NAMES, fill, generation, settings_of
 from tests.servers import Server
 
 Change = Callable[[bytearray], bytearray]
@@ -100,11 +104,15 @@ def test_a_sound_snapshot_passes_every_check(snapshot: Snapshot, settings: Setti
     assert report.ok
     assert told[-1] == (6, 6)
     assert last_report(copy) == report
-    assert relied_on(report, copy.manifest.sha256, report.verified_ms + 1000, 60)
-    assert not relied_on(report, copy.manifest.sha256, report.verified_ms + 61_000, 60)
-    assert not relied_on(report, "0" * 64, report.verified_ms, 60)
+    copy.report.write_bytes(report.model_copy(update={"sha256": "0" * 64}).encode())
+    assert last_report(copy) is None, "of another file"
+    assert relied_on(report, copy.manifest.sha256, report.verified_ms + 1000, 60, report.red10)
+    assert not relied_on(report, copy.manifest.sha256, report.verified_ms + 61_000, 60, report.red10)
+    assert not relied_on(report, "0" * 64, report.verified_ms, 60, report.red10)
+    assert not relied_on(report, report.sha256, report.verified_ms - 1, 60, report.red10), "from the future"
+    assert not relied_on(report, report.sha256, report.verified_ms, 60, "0.0.1"), "its checks may be others"
     assert not relied_on(
-        report.model_copy(update={"checks": report.checks[:-1]}), report.sha256, report.verified_ms, 60
+        report.model_copy(update={"checks": report.checks[:-1]}), report.sha256, report.verified_ms, 60, report.red10
     )
     assert list((tmp_path / "data").iterdir()) == [], "the private server is gone"
 
@@ -148,6 +156,24 @@ def test_one_flipped_bit_anywhere_is_noticed_by_more_than_the_hash(
         assert not verify(believed, settings).ok
 
 
+def test_a_file_that_is_replaced_meanwhile_gets_no_report(
+    snapshot: Snapshot, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = mutate(snapshot, tmp_path / "copy", lambda data: data)
+    check = verifying._check_contents
+
+    def replacing(*args: Any) -> None:
+        beside = copy.path / "beside"
+        shutil.copy(copy.data, beside)
+        beside.rename(copy.data)
+        check(*args)
+
+    monkeypatch.setattr(verifying, "_check_contents", replacing)
+    with pytest.raises(SnapshotError, match="changed while it was verified"):
+        verify(copy, settings)
+    assert not copy.report.exists()
+
+
 def test_a_manifest_that_names_what_is_not_there_or_leaves_out_what_is_is_refused(
     snapshot: Snapshot, settings: Settings, tmp_path: Path
 ) -> None:
@@ -175,19 +201,20 @@ def test_a_manifest_that_names_what_is_not_there_or_leaves_out_what_is_is_refuse
     assert failed(verify(read_snapshot(copy.path), settings)) == {"versions"}
 
 
-#: Tries models, each in a child of its own, and prints the number of the first that kills XGBoost.
+#: Tries models, each in a child of its own, and prints the number of the first that kills XGBoost at once.
 SEARCH = """
-import os, pickle, resource, sys
+import os, pickle, resource, signal, sys
 import xgboost
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 for number, ubj in enumerate(pickle.load(sys.stdin.buffer)):
     if (child := os.fork()) == 0:
         try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             xgboost.Booster({"nthread": 1}, model_file=bytearray(ubj))
         finally:
             os._exit(0)
-    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV:
         print(number)
         break
 """
@@ -240,6 +267,59 @@ def test_a_version_that_is_not_what_it_was_is_named(settings: Settings) -> None:
             assert "forest" in detail
     finally:
         server.close()
+
+
+FIRST = KEYS.version(generation(0)[0].digest)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "by"),
+    [
+        ("red10:store", "text", {"store"}),
+        (KEYS.versions, "text", {"versions", "digests", "claims", "golden"}),
+        (FIRST, "text", {"digests", "claims", "golden"}),
+        (FIRST, {"name": b"\xff\xfe"}, {"digests", "claims", "golden"}),
+        (FIRST, {"number": b"\xff"}, {"digests", "golden"}),
+        (FIRST, {"manifest": b"\xff"}, {"digests", "claims", "golden"}),
+        (KEYS.release_pointer, "text", {"claims"}),
+        (KEYS.release_pointer, {"number": "many"}, {"claims"}),
+        (KEYS.model(NAMES[0]), "text", {"digests", "golden"}),
+        ("red10:{a b}:versions", "of nobody", set()),
+    ],
+    ids=[
+        "store",
+        "versions",
+        "version",
+        "name",
+        "number",
+        "manifest",
+        "pointer",
+        "release number",
+        "model",
+        "no tenant",
+    ],
+)
+def test_contents_that_are_none_of_a_store_have_their_verdict(
+    settings: Settings, key: str, value: str | dict[str, bytes | str], by: set[str]
+) -> None:
+    server = Server(binary_of("embedded")).start()
+    try:
+        with server.client() as client:
+            fill(client, 0)
+            found = take(server.url, settings)
+            if isinstance(value, str):
+                client.set(key, value)
+            else:
+                client.hset(key, mapping=value)
+            with open(found.data, "w+b") as file:
+                receive(server.url, file)
+    finally:
+        server.close()
+    sha256 = hash_file(found.data)
+    name = id_of(found.manifest.taken_ms, sha256)
+    rewrite(found.path, id=name, sha256=sha256, size=found.data.stat().st_size)
+    report = verify(read_snapshot(found.path), settings)
+    assert {check.name for check in report.failed()} == by
 
 
 def test_what_the_check_tool_prints_is_judged() -> None:
