@@ -1,20 +1,25 @@
 """What scorers need of thousands of versions, read as fast as Redis gives it.
 
 redis-py's pipeline spends more time on making requests than Redis on answering them, and leaves Redis idle while the
-answers are worked on. Here requests are put together from one template, and two chunks of them are always under way.
+answers are worked on. Here requests are put together from one template, two of them are always under way, and answers
+are read in a thread while those before are worked on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import redis
 
+from modelstore.read_ahead import read_ahead
 from streams.keys import Keys
 
 #: Versions per request: about 1.6 MB of forests of 100 trees.
 CHUNK = 200
+#: Answers to so many requests are read before they are wanted.
+AHEAD = 2
 #: The fields that are read, in the order of `ServingBlobs`.
 FIELDS = ("serving", "forest", "parts", "name", "created")
 
@@ -37,6 +42,11 @@ def read_serving(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> Ite
     Raises:
         redis.RedisError: as the driver raises it.
     """
+    return chain.from_iterable(read_ahead(_answers(client, keys, digests), AHEAD))
+
+
+def _answers(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> Generator[list[ServingBlobs | None]]:
+    """The same, a request at a time."""
     if not digests:
         return
     pool = client.connection_pool
@@ -46,11 +56,10 @@ def read_serving(client: redis.Redis, keys: Keys, digests: Sequence[str]) -> Ite
         for at in range(0, len(digests), CHUNK):
             part = digests[at : at + CHUNK]
             connection.send_packed_command([b"".join(_request(keys.version(digest)) for digest in part)])
-            for _ in range(waiting):
-                yield _blobs(connection.read_response())
+            if waiting:
+                yield [_blobs(connection.read_response()) for _ in range(waiting)]
             waiting = len(part)
-        for _ in range(waiting):
-            yield _blobs(connection.read_response())
+        yield [_blobs(connection.read_response()) for _ in range(waiting)]
     except BaseException:
         # Answers that were not read would be taken for those to the next request.
         connection.disconnect()

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from streams.errors import ConfigurationError, Red10Error
+from streams.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class S3Options:
     checksums: Literal["when_supported", "when_required"] = "when_required"
     timeout_s: float = 60
     attempts: int = 5
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As the settings have it."""
+        return cls(settings.s3_endpoint, settings.s3_checksums, settings.s3_timeout_s, settings.s3_attempts)
 
 
 def make_client(options: S3Options) -> Any:

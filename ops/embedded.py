@@ -301,7 +301,7 @@ class Roles:
     snapshot: SnapshotServer | None = None
 
     def wait(self) -> None:
-        """Wait until a snapshot is loaded; whoever opened the roles with `wait=False` has to.
+        """Wait until a snapshot is loaded; whoever opened the roles with one of their own has to.
 
         Raises:
             Red10Error: it cannot be loaded.
@@ -354,14 +354,19 @@ def kept_running(servers: Iterable[EmbeddedServer], say: Progress, *, poll_s: fl
 
 @contextmanager
 def open_roles(
-    settings: Settings, roles: Sequence[Role] = ROLES, progress: Progress = _silent, *, wait: bool = True
+    settings: Settings,
+    roles: Sequence[Role] = ROLES,
+    progress: Progress = _silent,
+    *,
+    snapshot: SnapshotServer | None = None,
 ) -> Iterator[Roles]:
     """The roles' URLs for the length of a block: those of the settings, else embedded servers.
 
     Models that come from a snapshot (`rdb:`, `s3:`) are loaded into a server of this process's own.
 
     Args:
-        wait: wait for the snapshot; otherwise `Roles.wait` does, and something else can be done meanwhile.
+        snapshot: one that was started already, and is ended by whoever did that. It is not waited for: `Roles.wait`
+            does, and something else can be done meanwhile.
 
     Raises:
         EmbeddedError: an embedded server cannot be started, or, at the end, not be stopped without loss.
@@ -370,18 +375,19 @@ def open_roles(
     with ExitStack() as stack:
         embedded: dict[Role, EmbeddedServer] = {}
         urls: dict[str, SecretStr] = {}
-        snapshot: SnapshotServer | None = None
-        if "models" in roles and is_snapshot(settings.models_url):
-            snapshot = stack.enter_context(SnapshotServer.of(settings, progress))
-            urls["models_url"] = SecretStr(snapshot.start().url)
+        own: SnapshotServer | None = None
+        if snapshot is None and "models" in roles and is_snapshot(settings.models_url):
+            own = stack.enter_context(SnapshotServer.of(settings, progress)).start()
+        served = snapshot or own
+        if served is not None:
+            urls["models_url"] = SecretStr(served.url)
         for role in roles:
             if getattr(settings, f"{role}_url") is None:
                 embedded[role] = stack.enter_context(attach_or_start(settings, role, progress))
                 urls[f"{role}_url"] = SecretStr(embedded[role].url)
-        found = Roles(settings.model_copy(update=urls), embedded, snapshot)
-        if wait:
-            found.wait()
-        yield found
+        if own is not None:
+            own.wait()
+        yield Roles(settings.model_copy(update=urls), embedded, served)
 
 
 def refuse_snapshot(settings: Settings, who: str) -> None:

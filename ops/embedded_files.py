@@ -30,12 +30,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from ops.errors import EmbeddedError
-from streams.locate import Role
+
+if TYPE_CHECKING:
+    from streams.locate import Role
 
 ROLES: tuple[Role, ...] = ("streams", "models")
 
@@ -246,3 +248,22 @@ class FileLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def quote_path(path: Path) -> bytes:
+    """A path as a redis.conf takes it, whatever bytes it has."""
+    plain = b"".join(
+        bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b'"\\' else b"\\x%02x" % byte for byte in os.fsencode(path)
+    )
+    return b'"' + plain + b'"'
+
+
+def last_words(log: Path, begin: int, lines: int = 6) -> str:
+    """The last lines that a server wrote to its log since `begin` (bytes)."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(begin)
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(f"    {line.strip()}" for line in text.strip().splitlines()[-lines:])

@@ -7,7 +7,6 @@ any child that is still writing a snapshot) has ended.
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 import subprocess
@@ -24,7 +23,7 @@ import redis
 from redis.exceptions import BusyLoadingError, RedisError
 
 from ops.embedded_binary import Binary, Version, choose
-from ops.embedded_files import FileLock, RoleDirectory, disk_errors, read_json, write_json
+from ops.embedded_files import FileLock, RoleDirectory, disk_errors, last_words, quote_path, read_json, write_json
 from ops.errors import EmbeddedError
 from streams.clients import connect, error_code, explain
 
@@ -83,14 +82,6 @@ def render(directory: RoleDirectory, port: int) -> bytes:
         b"daemonize no",
     ]
     return rules + b"\n".join(lines) + b"\n"
-
-
-def quote_path(path: Path) -> bytes:
-    """A path as a redis.conf takes it, whatever bytes it has."""
-    plain = b"".join(
-        bytes([byte]) if 0x20 <= byte < 0x7F and byte not in b'"\\' else b"\\x%02x" % byte for byte in os.fsencode(path)
-    )
-    return b'"' + plain + b'"'
 
 
 def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
@@ -213,17 +204,6 @@ def _loaded(client: redis.Redis) -> str:
 def _pid_hint(directory: RoleDirectory) -> str:
     pid = read_json(directory.server_json).get("pid")
     return str(pid) if isinstance(pid, int) else "its process"
-
-
-def last_words(log: Path, begin: int, lines: int = 6) -> str:
-    """The last lines that a server wrote to its log since `begin` (bytes)."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(begin)
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(f"    {line.strip()}" for line in text.strip().splitlines()[-lines:])
 
 
 #: What a failed start says in its log, and what to do about it; the first that matches counts.

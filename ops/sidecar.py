@@ -16,14 +16,9 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-import redis
-from redis.exceptions import BusyLoadingError, RedisError
-
 from ops.embedded_binary import choose
-from ops.embedded_files import socket_path
-from ops.embedded_launch import last_words, quote_path
+from ops.embedded_files import last_words, quote_path, socket_path
 from ops.errors import EmbeddedError, SnapshotError
-from streams.clients import connect, explain
 
 #: The file that the server loads, in its directory.
 SNAPSHOT = "dump.rdb"
@@ -42,7 +37,6 @@ daemonize no
 appendonly no
 save ""
 dbfilename dump.rdb
-rdbchecksum yes
 sanitize-dump-payload yes
 maxmemory-policy noeviction
 user default on nopass ~* &* -@all +@read +@connection +@pubsub +info +multi +exec +discard
@@ -57,18 +51,20 @@ class Sidecar:
         socket: its unix socket.
     """
 
-    def __init__(self, directory: Path, wanted: Path | None, memory_bytes: int = 0) -> None:
+    def __init__(self, directory: Path, wanted: Path | None, memory_bytes: int = 0, *, checksum: bool = True) -> None:
         """Put one together.
 
         Args:
             directory: where the snapshot lies, or a link to it.
             wanted: the setting `redis_server`.
             memory_bytes: most memory of the server; 0: by the size of the snapshot.
+            checksum: whether the server computes the checksum of the whole file, a third of the time that it needs.
         """
         self.directory = directory
         self.socket = socket_path(directory)
         self._wanted = wanted
         self._memory = memory_bytes
+        self._checksum = checksum
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -84,6 +80,7 @@ class Sidecar:
                 b"unixsocket " + quote_path(self.socket),
                 b"dir " + quote_path(self.directory),
                 b"logfile " + quote_path(self._log),
+                b"rdbchecksum " + (b"yes" if self._checksum else b"no"),
             ]
             setpriv = shutil.which("setpriv")
             tied = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
@@ -123,6 +120,12 @@ class Sidecar:
         Raises:
             SnapshotError: the server ended, or does not answer.
         """
+        # Not at the head: the server is to be started before all that takes long to import.
+        import redis
+        from redis.exceptions import BusyLoadingError, RedisError
+
+        from streams.clients import connect, explain
+
         assert self._process is not None, "it was started"
         url = f"unix://{quote(str(self.socket))}"
         heard = time.monotonic()

@@ -43,17 +43,22 @@ class SnapshotServer:
     One thread does all the work and lives as long as the servers that it starts.
     """
 
-    def __init__(self, source: Source, settings: Settings, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, source: Source, settings: Settings, say: Callable[[str], None], *, in_haste: bool = False
+    ) -> None:
         """Put one together.
 
         Args:
             source: the snapshot.
             settings: where to work, with which server and how much memory, and how often to look.
             say: told of what goes wrong and of changes, once per event.
+            in_haste: load the first snapshot without the checksum of its file, for whoever holds each version against
+                its digest. Those that replace it are loaded with it, since there is something to go on with.
         """
         self._source = source
         self._settings = settings
         self._say = say
+        self._in_haste = in_haste
         self._directory = Path()
         self._lock: FileLock | None = None
         self._socket = Path()
@@ -67,14 +72,14 @@ class SnapshotServer:
         self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
 
     @classmethod
-    def of(cls, settings: Settings, say: Callable[[str], None]) -> Self:
+    def of(cls, settings: Settings, say: Callable[[str], None], *, in_haste: bool = False) -> Self:
         """The server of the snapshot that `models_url` names.
 
         Raises:
             ConfigurationError: it names none.
         """
         assert settings.models_url is not None, "it names a snapshot"
-        return cls(source_of(settings.models_url, settings), settings, say)
+        return cls(source_of(settings.models_url, settings), settings, say, in_haste=in_haste)
 
     @property
     def url(self) -> str:
@@ -166,7 +171,9 @@ class SnapshotServer:
         directory = self._directory / str(self._number)
         directory.mkdir(mode=0o700)
         settings = self._settings
-        following = Sidecar(directory, settings.redis_server, settings.snapshot_memory_mb << 20)
+        checksum = not self._in_haste or self._present is not None
+        memory = settings.snapshot_memory_mb << 20
+        following = Sidecar(directory, settings.redis_server, memory, checksum=checksum)
         try:
             self._source.provide(directory / SNAPSHOT)
             following.start()

@@ -68,7 +68,7 @@ def source_of(url: SecretStr | str, settings: Settings) -> Source:
         raise ConfigurationError(f"models_url {text} names no object: write s3://BUCKET/KEY")
     from modelstore.s3 import S3Options
 
-    return ObjectSource(parts.netloc, path[1:], S3Options(settings.s3_endpoint, settings.s3_checksums))
+    return ObjectSource(parts.netloc, path[1:], S3Options.of(settings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops.commands.session import RUN, Session, command
+
+if TYPE_CHECKING:
+    from ops.snapshot_server import SnapshotServer
+    from streams.settings import Settings
 
 
 class WorkerRole(StrEnum):
@@ -83,25 +89,41 @@ def worker(
     if role is WorkerRole.scorer:
         # Whatever a start makes is there to stay; `run_scorer` begins to look for garbage when it is done.
         gc.disable()
-    from ops.embedded import kept_running, refuse_snapshot
-    from ops.supervise import stop_when_orphaned
-
     settings, origins = session.load()
-    if lifeline:
-        stop_when_orphaned()
-    if role is not WorkerRole.scorer:
-        refuse_snapshot(settings, f"a {role.value}")
-    # Under `up` it is `up` that keeps the servers running.
-    with (
-        session.roles(settings, "streams", "models", wait=False) as roles,
-        kept_running(() if lifeline else roles.embedded.values(), session.say),
-    ):
-        # A snapshot is loaded beside what takes longest of a start; the scorer waits for it when it needs it.
-        from consumers.worker import run_monitor, run_scorer, run_trainer
+    with _begun(role, settings, session.say) as snapshot:
+        from ops.embedded import kept_running, refuse_snapshot
+        from ops.supervise import stop_when_orphaned
 
-        if role is WorkerRole.trainer:
-            run_trainer(roles.settings, origins)
-        elif role is WorkerRole.monitor:
-            run_monitor(roles.settings, origins)
-        else:
-            run_scorer(roles.settings, origins, start_anew=start_anew, models_ready=roles.wait)
+        if lifeline:
+            stop_when_orphaned()
+        if role is not WorkerRole.scorer:
+            refuse_snapshot(settings, f"a {role.value}")
+        # Under `up` it is `up` that keeps the servers running.
+        with (
+            session.roles(settings, "streams", "models", snapshot=snapshot) as roles,
+            kept_running(() if lifeline else roles.embedded.values(), session.say),
+        ):
+            from consumers.worker import run_monitor, run_scorer, run_trainer
+
+            if role is WorkerRole.trainer:
+                run_trainer(roles.settings, origins)
+            elif role is WorkerRole.monitor:
+                run_monitor(roles.settings, origins)
+            else:
+                run_scorer(roles.settings, origins, start_anew=start_anew, models_ready=roles.wait)
+
+
+@contextmanager
+def _begun(role: WorkerRole, settings: Settings, say: Callable[[str], None]) -> Iterator[SnapshotServer | None]:
+    """A scorer's models being loaded, if they come from a snapshot: beside what else takes long of a start.
+
+    The scorer waits for them when it needs them, and holds each version against its digest.
+    """
+    from ops.snapshot_server import SnapshotServer
+    from ops.snapshot_source import is_snapshot
+
+    if role is not WorkerRole.scorer or not is_snapshot(settings.models_url):
+        yield None
+        return
+    with SnapshotServer.of(settings, say, in_haste=True) as server:
+        yield server.start()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ops.embedded import Roles
+    from ops.snapshot_server import SnapshotServer
     from streams.locate import Role
     from streams.settings import Origins, Settings
 
@@ -74,11 +75,11 @@ class Session:
         return load_settings(**self.flags, **more)
 
     @contextmanager
-    def roles(self, settings: Settings, *roles: Role, wait: bool = True) -> Iterator[Roles]:
-        """The URLs of the roles; embedded servers are attached to or started. `wait`: see `open_roles`."""
+    def roles(self, settings: Settings, *roles: Role, snapshot: SnapshotServer | None = None) -> Iterator[Roles]:
+        """The URLs of the roles; embedded servers are attached to or started. `snapshot`: see `open_roles`."""
         from ops.embedded import open_roles
 
-        with open_roles(settings, roles, self.say, wait=wait) as found:
+        with open_roles(settings, roles, self.say, snapshot=snapshot) as found:
             yield found
 
     @property

@@ -75,7 +75,7 @@ def s3_options(settings: Settings) -> S3Options:
     """How the settings say that objects are reached."""
     from modelstore.s3 import S3Options
 
-    return S3Options(settings.s3_endpoint, settings.s3_checksums)
+    return S3Options.of(settings)
 
 
 def whoami() -> str:

@@ -55,7 +55,7 @@ class Archive:
         if settings.archive is None:
             raise ConfigurationError("no archive is set: set archive (RED10_ARCHIVE) to s3://BUCKET/PREFIX")
         name, _, prefix = settings.archive.removeprefix("s3://").partition("/")
-        options = S3Options(settings.s3_endpoint, settings.s3_checksums, settings.s3_timeout_s, settings.s3_attempts)
+        options = S3Options.of(settings)
         bucket = Bucket(name, options, settings.s3_encryption, settings.s3_kms_key, settings.s3_part_mb << 20)
         return cls(bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else "")
 

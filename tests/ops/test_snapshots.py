@@ -19,9 +19,10 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from modelstore.follow import Follower
-from modelstore.loaded import LoadedRelease
+from modelstore.loaded import LoadedRelease, load_release
 from modelstore.releases import Releases
 from modelstore.store import ModelStore, Query
+from modelstore.versions import VersionStore
 from ops.embedded import open_roles, refuse_snapshot
 from ops.errors import SnapshotError
 from ops.snapshot_server import SnapshotServer
@@ -210,6 +211,49 @@ async def test_a_snapshot_that_cannot_be_loaded_changes_nothing_and_is_said_once
         put(snapshots[1], path)
         await until(changed(server.url, first))
     assert said[2:] == ["the snapshot has changed"]
+
+
+async def test_a_start_in_haste_serves_what_is_sound_and_no_other_file_is_taken_unchecked(
+    snapshots: list[Path], path: Path, tmp_path: Path, binary: str
+) -> None:
+    damaged = []
+    for number in range(2):
+        data = bytearray(snapshots[number].read_bytes())
+        data[place_in(data, VERSIONS[number].forest)] ^= 1
+        damaged.append(tmp_path / f"damaged-{number}.rdb")
+        damaged[-1].write_bytes(data)
+    put(damaged[0], path)
+    said: list[str] = []
+    settings = make(tmp_path, path, redis_server=binary)
+    with pytest.raises(SnapshotError, match="cannot be loaded"), serving(settings):
+        pass
+    with SnapshotServer.of(settings, said.append, in_haste=True) as server:
+        server.start().wait()
+        first = release_of(server.url)
+        assert first is not None
+        with connect(server.url) as client:
+            release = load_release(
+                VersionStore(client, KEYS),
+                Releases(client, KEYS),
+                first,
+                targets=("close_5",),
+                feature_count=FEATURES,
+                features=FEATURE_SET,
+            )
+        assert "its forest is not what was stored" in release.refused[NAME]
+        assert release.group("SPY:1m") is None
+        put(damaged[1], path)
+        await until(lambda: bool(said))
+        assert "cannot be loaded" in said[0]
+        assert release_of(server.url) == first
+        put(snapshots[1], path)
+        await until(changed(server.url, first))
+
+
+def place_in(data: bytes | bytearray, part: bytes) -> int:
+    """Where some bytes of a part stand in a file that may hold it compressed."""
+    found = (data.find(part[at : at + 6]) for at in range(len(part) - 6))
+    return next(place + 3 for place in found if place >= 0)
 
 
 async def test_a_server_that_is_killed_is_loaded_again(snapshots: list[Path], path: Path, tmp_path: Path) -> None:
