@@ -44,7 +44,8 @@ def test_all_items_come_in_their_order(count: int) -> None:
 
 
 def test_an_error_comes_behind_the_items_before_it() -> None:
-    source, seen = Source(9, fails_at=5), []
+    source = Source(9, fails_at=5)
+    seen: list[int] = []
     with pytest.raises(ValueError, match="broken"):
         seen.extend(read_ahead(source(), 2))
     assert seen == [0, 1, 2, 3, 4]
