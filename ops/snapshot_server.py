@@ -169,7 +169,10 @@ class SnapshotServer:
         """
         self._number += 1
         directory = self._directory / str(self._number)
-        directory.mkdir(mode=0o700)
+        try:
+            directory.mkdir(mode=0o700)
+        except OSError as error:
+            raise SnapshotError(f"no directory for the snapshot: {error}") from error
         settings = self._settings
         checksum = not self._in_haste or self._present is not None
         memory = settings.snapshot_memory_mb << 20

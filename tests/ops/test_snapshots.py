@@ -267,6 +267,22 @@ async def test_a_server_that_is_killed_is_loaded_again(snapshots: list[Path], pa
         assert release_of(server.url) == first
 
 
+async def test_a_directory_that_vanishes_is_said_and_what_is_served_stays(
+    snapshots: list[Path], path: Path, tmp_path: Path
+) -> None:
+    put(snapshots[0], path)
+    said: list[str] = []
+    with serving(make(tmp_path, path), said) as server:
+        first = release_of(server.url)
+        [directory] = (tmp_path / "data").glob("snapshot-*")
+        kept = directory.rename(tmp_path / "elsewhere")
+        put(snapshots[1], path)
+        await until(lambda: bool(said))
+        assert "no directory for the snapshot" in said[0]
+        kept.rename(directory)
+        await until(changed(server.url, first))
+
+
 @pytest.mark.parametrize("what", ["cut", "flipped", "empty", "text", "missing", "directory"])
 def test_what_is_no_snapshot_is_refused_with_the_servers_words(
     snapshots: list[Path], path: Path, tmp_path: Path, what: str
