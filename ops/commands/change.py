@@ -36,7 +36,7 @@ def model_tag(
     """Put tags on a version, or remove them: deprecated, env=prod. Search finds versions by them."""
     from modelstore.tags import tag_texts
 
-    with open_store(session) as (store, _):
+    with open_store(session, changes=bool(tags or remove)) as (store, _):
         digest = store.resolve(ref)
         if tags or remove:
             store.tags.change(digest, tags or (), remove or ())
@@ -69,7 +69,7 @@ def model_alias(
         raise BadQuery("write NAME@ALIAS VERSION, such as SPY:1m/close_5@champion 3; or NAME@ALIAS --remove")
     model = str(ModelName.parse(text))
     check_alias(name)
-    with open_store(session) as (store, _):
+    with open_store(session, changes=True) as (store, _):
         digest = _version_of(store, model, version) if version is not None else None
         info = store.set_alias(model, name, digest, who=whoami(), why=why)
         save(store)
@@ -103,7 +103,7 @@ def model_rm(
     json: JsonOption = False,
 ) -> None:
     """Remove versions. What an alias of a kept release, or a running import, needs is refused."""
-    with open_store(session, keep_releases=keep_releases) as (store, settings):
+    with open_store(session, changes=True, keep_releases=keep_releases) as (store, settings):
         removed = store.remove(refs, keep_releases=settings.keep_releases)
         save(store)
     if json:
@@ -124,7 +124,7 @@ def model_prune(
     json: JsonOption = False,
 ) -> None:
     """Remove old versions: all but the last of each model and what kept releases and running imports need."""
-    with open_store(session, keep_versions=keep, keep_releases=keep_releases) as (store, settings):
+    with open_store(session, changes=not dry_run, keep_versions=keep, keep_releases=keep_releases) as (store, settings):
         found = store.prune(
             settings.keep_versions,
             keep_releases=settings.keep_releases,

@@ -76,7 +76,7 @@ def model_import(
     All of it is checked before anything is stored. Stopped, it can be done again. A release is stored, and put in force
     only if asked for; `red10 release promote` does so later.
     """
-    with open_store(session) as (store, settings):
+    with open_store(session, changes=True) as (store, settings):
         found = store.import_from(
             source,
             promote=promote,

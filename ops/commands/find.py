@@ -118,7 +118,7 @@ def model_reindex(
     json: JsonOption = False,
 ) -> None:
     """Put versions into the index that it lacks. Search does so by itself; stopped, it goes on where it was."""
-    with open_store(session) as (store, _):
+    with open_store(session, changes=True) as (store, _):
         added = store.index.complete(anew=anew, progress=None if json else progress(session, "looked at"))
         total = store.count()
     if json:

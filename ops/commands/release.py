@@ -167,7 +167,7 @@ def release_promote(
     If somebody else puts a release in force at the same time, one of both is told what the other changed, and to look
     again.
     """
-    with open_store(session) as (store, _):
+    with open_store(session, changes=True) as (store, _):
         expected = store.releases.find(parent) if parent is not None else None
         info = store.promote(what, who=whoami(), why=why, parent=expected)
         save(store)
@@ -185,7 +185,7 @@ def release_rollback(
     json: JsonOption = False,
 ) -> None:
     """Put an earlier release in force, as a whole and by one switch."""
-    with open_store(session) as (store, _):
+    with open_store(session, changes=True) as (store, _):
         if dry_run:
             _plan_rollback(session, store, release, json)
             return

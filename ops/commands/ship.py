@@ -126,7 +126,7 @@ def snapshot_promote(
     from ops.commands.store import open_store, progress, whoami
     from ops.snapshots.promote import Promoter
 
-    with open_store(session, environment=environment, promote_mb_s=rate) as (store, settings):
+    with open_store(session, changes=not dry_run, environment=environment, promote_mb_s=rate) as (store, settings):
         found = find_snapshot(snapshot, settings)
         done = Promoter(store, settings, session.say).promote(
             found,

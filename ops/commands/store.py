@@ -29,9 +29,16 @@ KeepReleasesOption = Annotated[
 ]
 
 
+_READ_ONLY = "a snapshot, in which nothing can be changed"
+
+
 @contextmanager
-def open_store(session: Session, **more: object) -> Iterator[tuple[ModelStore, Settings]]:
-    """The store of the tenant, and the settings; `more` are flags of the command itself.
+def open_store(session: Session, *, changes: bool = False, **more: object) -> Iterator[tuple[ModelStore, Settings]]:
+    """The store of the tenant, and the settings.
+
+    Args:
+        changes: whether the command is to change something.
+        more: flags of the command itself.
 
     Raises:
         ConfigurationError: models come from a snapshot, and the command is none that only reads.
@@ -45,15 +52,15 @@ def open_store(session: Session, **more: object) -> Iterator[tuple[ModelStore, S
     from streams.keys import Keys
 
     settings, _ = session.load(**more)
+    if changes and is_snapshot(settings.models_url):
+        raise ConfigurationError(f"models_url names {_READ_ONLY}: name a models Redis")
     with session.roles(settings, "models") as roles, connect(roles.models_url) as client, translate(roles.models_url):
         try:
             yield ModelStore(client, Keys(settings.tenant)), settings
         except NoPermissionError as error:
             if not is_snapshot(settings.models_url):
                 raise
-            raise ConfigurationError(
-                f"models_url names a snapshot, in which nothing can be changed ({error}): name a models Redis"
-            ) from error
+            raise ConfigurationError(f"models_url names {_READ_ONLY} ({error}): name a models Redis") from error
 
 
 def save(store: ModelStore) -> None:

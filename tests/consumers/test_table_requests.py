@@ -176,7 +176,7 @@ async def test_a_request_for_what_cannot_be_is_refused_where_its_requester_waits
         "3 rows; 2 at most",
         "has 150 rows, 2 at most",
         "outside the directories",
-        "has no iris/colour@champion",
+        "the store holds no version of iris/colour",
         "refers to no version",
     ]
     assert [text in reason for text, (_, reason) in zip(said, found, strict=True)] == [True] * 6, found
