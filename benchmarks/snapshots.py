@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from benchmarks.models.made import TENANT, Made, make
 from benchmarks.models.timing import in_ms, median, ratio, timed
 from benchmarks.server import OwnServer, own_server
 from modelstore.names import CHALLENGER, CHAMPION
+from modelstore.releases import Releases
 from modelstore.store import ModelStore
 
 _CHUNK = 30
@@ -72,6 +73,7 @@ def measure(made: Made, repeat: int) -> dict[str, dict[str, Any]]:
             "processes_mb": round(max(run[2] for run in runs) / 1e6, 1),
         }
     seconds = {step: [run[0] for run in runs] for step, runs in taken.items()}
+    figures["rollback"]["in_force_ms"] = figures.pop("in_force")["ms"]
     figures["take"] |= {"save_and_copy_ms": round(1000 * median(saves), 3), "ratio": ratio(seconds["take"], saves)}
     figures["promote"] |= {"plain_hset_ms": round(1000 * median(plain), 3), "ratio": ratio(seconds["promote"], plain)}
     size = made.snapshot.stat().st_size
@@ -97,15 +99,35 @@ def _round(staging: OwnServer, directory: Path) -> dict[str, tuple[float, int, i
             change: dict[tuple[str, str], str | None] = {(name, CHAMPION): None for name in champions}
             change |= {(name, CHALLENGER): digest for name, digest in champions.items()}
             store.releases.promote(change, who="benchmarks", why="every alias is another one")
-        found["rollback"] = _run(["release", "rollback", *into], env)
         with production.client() as client:
+            found["rollback"], found["in_force"] = _roll_back(into, env, Releases(client, TENANT))
             if {name: digest for (name, _), digest in ModelStore(client, TENANT).aliases().items()} != champions:
                 raise SystemExit("the release that was rolled back to is not the one that was promoted")
     return found
 
 
-def _run(command: list[str], env: dict[str, str]) -> tuple[float, int, int]:
-    """Seconds of a command, and the most bytes that it, and all its processes together, were seen to hold."""
+def _roll_back(
+    into: list[str], env: dict[str, str], releases: Releases
+) -> tuple[tuple[float, int, int], tuple[float, int, int]]:
+    """The command as a whole, and up to the moment from which the release before is in force."""
+    seen: list[float] = []
+    before, begun = releases.current(), time.perf_counter()
+
+    def look() -> None:
+        if not seen and releases.current() != before:
+            seen.append(time.perf_counter() - begun)
+
+    whole = _run(["release", "rollback", *into], env, look)
+    look()
+    return whole, (seen[0], *whole[1:])
+
+
+def _run(command: list[str], env: dict[str, str], look: Callable[[], None] = lambda: None) -> tuple[float, int, int]:
+    """Seconds of a command, and the most bytes that it, and all its processes together, were seen to hold.
+
+    Args:
+        look: called all the time meanwhile.
+    """
     begun = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "red10", *command], env=env, stdout=subprocess.DEVNULL)
     root, own, together = psutil.Process(process.pid), 0, 0
@@ -116,6 +138,7 @@ def _run(command: list[str], env: dict[str, str]) -> tuple[float, int, int]:
         except psutil.Error:
             continue
         own, together = max(own, mine), max(together, mine + sum(others))
+        look()
         time.sleep(_SAMPLE_S)
     if process.returncode != 0:
         raise SystemExit(f"red10 {' '.join(command)} ended with {process.returncode}")

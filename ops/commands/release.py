@@ -169,9 +169,7 @@ def release_promote(
     """
     with open_store(session, changes=True) as (store, _):
         expected = store.releases.find(parent) if parent is not None else None
-        info = store.promote(what, who=whoami(), why=why, parent=expected)
-        save(store)
-    _tell(session, info, json)
+        _tell_and_save(session, store, store.promote(what, who=whoami(), why=why, parent=expected), json)
 
 
 def release_rollback(
@@ -185,13 +183,11 @@ def release_rollback(
     json: JsonOption = False,
 ) -> None:
     """Put an earlier release in force, as a whole and by one switch."""
-    with open_store(session, changes=True) as (store, _):
+    with open_store(session, changes=not dry_run) as (store, _):
         if dry_run:
             _plan_rollback(session, store, release, json)
-            return
-        info = store.rollback(release, who=whoami(), why=why or "rollback")
-        save(store)
-    _tell(session, info, json)
+        else:
+            _tell_and_save(session, store, store.rollback(release, who=whoami(), why=why or "rollback"), json)
 
 
 def _plan_rollback(session: Session, store: ModelStore, text: str | None, json: bool) -> None:
@@ -207,10 +203,12 @@ def _plan_rollback(session: Session, store: ModelStore, text: str | None, json: 
         session.text(f"Release {to[:12]} would be put in force: {changed} aliases would change.")
 
 
-def _tell(session: Session, info: ReleaseInfo, json: bool) -> None:
+def _tell_and_save(session: Session, store: ModelStore, info: ReleaseInfo, json: bool) -> None:
+    """Tell people at once what scorers follow from now on; the save of a large store takes seconds."""
     from dataclasses import asdict
 
+    if not json:
+        session.text(f"Release {info.number} ({info.id[:12]}) is in force.")
+    save(store)
     if json:
         session.json(asdict(info))
-    else:
-        session.text(f"Release {info.number} ({info.id[:12]}) is in force.")
