@@ -32,6 +32,9 @@ from consumers.table_file import parse_rows
 from consumers.table_fit import TableFit, fit_table
 from streams.errors import Red10Error
 
+#: How long a fit may take if no other limit is set, s.
+FIT_TIMEOUT_S = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class FitFailure:
@@ -95,10 +98,6 @@ def processes_wanted(setting: int) -> int:
     if setting:
         return setting
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-#: How long a fit may take if no other limit is set, s.
-FIT_TIMEOUT_S = 3600.0
 
 
 class _Workers:

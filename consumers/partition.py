@@ -62,8 +62,6 @@ MOST_DEAD = 64_000_000
 ANNOUNCE_EVERY_S = 5.0
 #: Longest wait before a partition that is broken for people to mend is tried again, seconds.
 BROKEN_CAP_S = 15.0
-
-
 #: No release was announced: its id, its entry, when.
 _NOTHING = ("", ZERO, 0.0)
 

@@ -17,6 +17,7 @@ import redis
 from modelstore.errors import ModelStoreError
 from modelstore.retention import Pruned
 from modelstore.store import ModelStore
+from streams.clients import error_code
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,11 @@ class Pruning:
             return
         said = ""
         while not self._closed.is_set():
-            await asyncio.sleep(look_s)
             try:
                 pruned = await asyncio.to_thread(self.prune_if_due)
+                said = ""
+                if pruned is not None:
+                    self._note(pruned)
             except PruningEnded:
                 return
             except (redis.RedisError, ModelStoreError, OSError) as error:
@@ -63,13 +66,13 @@ class Pruning:
                 if str(error) != said:
                     log.warning("old versions were not removed, which is tried again: %s", error)
                 said = str(error)
-                continue
-            said = ""
-            if pruned is not None:
-                removed = sum(map(len, pruned.versions.values()))
-                self._on_pruned(removed)
-                if removed:
-                    log.info("removed %d versions of %d models that were not kept", removed, len(pruned.versions))
+            await asyncio.sleep(look_s)
+
+    def _note(self, pruned: Pruned) -> None:
+        removed = sum(map(len, pruned.versions.values()))
+        self._on_pruned(removed)
+        if removed:
+            log.info("removed %d versions of %d models that were not kept", removed, len(pruned.versions))
 
     def prune_if_due(self) -> Pruned | None:
         """Prune unless that was done within the period; what was removed. Blocks.
@@ -81,12 +84,20 @@ class Pruning:
             PruningEnded: it was closed on the way.
         """
         settings = self._settings
-        mark = self._store.keys.pruned
-        if not self._store.client.set(mark, "1", nx=True, ex=settings.prune_every_s):
+        if not self._take_turn():
             return None
         return self._store.prune(
             settings.keep_versions, keep_releases=settings.keep_releases, progress=self._unless_closed
         )
+
+    def _take_turn(self) -> bool:
+        try:
+            return bool(self._store.client.set(self._store.keys.pruned, "1", nx=True, ex=self._settings.prune_every_s))
+        except redis.RedisError as error:
+            # A full memory takes no mark, and needs the room that pruning makes; that several prune does no harm.
+            if error_code(error) == "OOM":
+                return True
+            raise
 
     def close(self) -> None:
         """Stop after the versions that are being removed."""

@@ -75,14 +75,14 @@ class TrainerOptions:
     def of(cls, settings: Settings) -> TrainerOptions:
         """Take them from the settings."""
         return cls(
-            FitParameters.of(settings),
-            settings.max_bars,
-            settings.processes,
-            Limits(settings.claim_idle_ms, settings.max_deliveries),
-            settings.fit_timeout_s,
-            settings.check_memory_mb,
-            settings.check_timeout_s,
-            Roots(settings.dataset_roots, settings.dataset_max_mib * MIB),
+            parameters=FitParameters.of(settings),
+            max_bars=settings.max_bars,
+            processes=settings.processes,
+            limits=Limits(settings.claim_idle_ms, settings.max_deliveries),
+            fit_timeout_s=settings.fit_timeout_s,
+            check_memory_mb=settings.check_memory_mb,
+            check_timeout_s=settings.check_timeout_s,
+            roots=Roots(settings.dataset_roots, settings.dataset_max_mib * MIB),
         )
 
 

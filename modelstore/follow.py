@@ -30,7 +30,7 @@ from modelstore.errors import BadModel, NotFound
 from modelstore.loaded import EMPTY, LoadedRelease, load_release
 from modelstore.releases import ReleaseInfo, Releases
 from modelstore.versions import VersionStore
-from streams.clients import REPLY_TIMEOUT_S, Backoff, explain
+from streams.clients import REPLY_TIMEOUT_S, Backoff, explain, where_of
 from streams.errors import Red10Error
 from streams.keys import Keys
 
@@ -255,7 +255,7 @@ class Follower:
         except (RedisError, OSError) as error:
             if link is self._link:
                 self.close()
-            explained = explain(error, _url_of(link.client))
+            explained = explain(error, where_of(link.client))
             if self.away_since is None:
                 self.away_since = self._clock()
                 log.warning("the models Redis is away, %s: %s", _going_on(self.current), explained)
@@ -316,11 +316,3 @@ def _report(release: LoadedRelease) -> None:
             name,
             reason,
         )
-
-
-def _url_of(client: redis.Redis) -> str:
-    """Where a client connects to, without user and password, for messages."""
-    at = client.connection_pool.connection_kwargs
-    if "path" in at:
-        return f"unix://{at['path']}"
-    return f"redis://{at.get('host', 'localhost')}:{at.get('port', 6379)}/{at.get('db', 0)}"

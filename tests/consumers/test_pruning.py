@@ -57,6 +57,18 @@ def test_one_trainer_a_period(store: ModelStore) -> None:
     assert 0 < int(store.client.ttl(store.keys.pruned)) <= 1000
 
 
+def test_a_full_memory_does_not_keep_it_from_making_room(store: ModelStore) -> None:
+    client = store.client
+    client.config_set("maxmemory", 1)
+    try:
+        assert Pruning(store, settings_of()).prune_if_due() is not None
+        assert numbers(store) == [5, 6]
+        assert not client.exists(store.keys.pruned)
+    finally:
+        client.config_set("maxmemory", 0)
+    check_whole(client, store.keys)
+
+
 async def test_never_is_never(store: ModelStore) -> None:
     await Pruning(store, settings_of(prune_every_s=0)).run(0.01)
     assert len(numbers(store)) == 6

@@ -25,6 +25,7 @@ from streams.tenant import Tenant, open_tenant
 from tests.conftest import binary_of
 from tests.consumers.asking import asked, entries, pending, results
 from tests.consumers.walks import random_bars, store_bars
+from tests.modelstore.made import made_up
 from tests.servers import Server
 from tests.workers import Workers, until, workers
 
@@ -134,6 +135,23 @@ def test_a_trainer_that_is_started_again_takes_its_own_requests_at_once(setting:
     assert result.status == "done"
     assert setting.consumers() == {owner}
     assert again.stop() == 0
+
+
+def test_a_fit_that_hangs_is_answered_and_what_is_not_kept_is_removed(setting: Setting) -> None:
+    client, tenant, crew = setting.client, setting.tenant, setting.crew
+    store = ModelStore(client, tenant.keys)
+    store.put_many([made_up("SPY:1d/close_1", seed) for seed in range(4)])
+    crew.env |= {"RED10_KEEP_VERSIONS": "2", "RED10_FIT_TIMEOUT_S": "1"}
+    trainer = crew.start("trainer")
+    setting.add_bars("SLOW", 1e-9)
+    request = setting.post("SLOW")
+    until(lambda: len(store.versions("SPY:1d/close_1")) == 2, "old versions are removed", logs=crew.logs)
+    [result] = wait_results(client, tenant.keys, [request], timeout_s=60).values()
+    assert result.status == "failed"
+    assert result.reason is not None
+    assert "did not end within 1 s" in result.reason
+    assert "deadly_features.py" in crew.logs(), "where it hung"
+    assert trainer.stop() == 0
 
 
 def test_a_request_that_kills_trainers_is_given_up_and_takes_no_other_along(setting: Setting) -> None:

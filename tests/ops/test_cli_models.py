@@ -356,10 +356,12 @@ def test_a_command_says_when_what_it_did_is_not_saved(
     snapshot.unlink(missing_ok=True)
     snapshot.mkdir()
     try:
-        told = refused(red10("release", "promote", f"{NAME}@challenger"))
+        done = red10("release", "promote", f"{NAME}@challenger")
     finally:
         snapshot.rmdir()
         client.save()
+    assert "is in force" in done.stdout, "from the switch on, whatever becomes of the save"
+    told = refused(done)
     assert "is done; it is lost if the models Redis is killed" in told
     assert store.resolve(f"{NAME}@champion") == DIGESTS[1]
 
